@@ -1,0 +1,19 @@
+from typing import Any
+
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+
+class CoreConfig(AppConfig):
+    name = "core"
+    label = "core"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        post_migrate.connect(make_default_tenant, sender=self)
+
+
+def make_default_tenant(using: str, **_: Any) -> None:
+    from core.models import DEFAULT_TENANT, Tenant  # models are loaded only once every app is ready
+
+    Tenant.objects.using(using).get_or_create(id=DEFAULT_TENANT, defaults={"name": "Default"})

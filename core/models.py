@@ -1,0 +1,131 @@
+"""Tenants, revisions and nodes; the abstract row that every piece of configuration is."""
+
+from functools import partial
+from typing import Any, ClassVar
+
+from django.db import models
+from django.utils import timezone
+
+from core.ids import new_id
+
+DEFAULT_TENANT = "default"
+
+
+class Tenant(models.Model):
+    id = models.CharField(primary_key=True, max_length=40)
+    name = models.CharField(max_length=100, unique=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        db_table = "gateway_tenant"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class TenantRow(models.Model):
+    """A row that belongs to a tenant."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, default=DEFAULT_TENANT, related_name="+")
+
+    class Meta:
+        abstract = True
+
+
+class ConfigRow(TenantRow):
+    """A row of configuration. ``revision`` is the number of the revision that last changed it: its ETag."""
+
+    kind: ClassVar[str]
+    secret_fields: ClassVar[tuple[str, ...]] = ()
+    unrecorded_fields: ClassVar[tuple[str, ...]] = ("revision", "created_at", "updated_at")
+
+    revision = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField(default=timezone.now)
+    updated_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        abstract = True
+
+    def recorded(self) -> dict[str, Any]:
+        """What the history keeps of the row: JSON values by attribute name, secrets left out (rule 13)."""
+        hidden = {*self.secret_fields, *self.unrecorded_fields}
+        values: dict[str, Any] = {}
+        for field in self._meta.concrete_fields:
+            if field.name in hidden:
+                continue
+            value = field.value_from_object(self)
+            values[field.attname] = value.isoformat() if hasattr(value, "isoformat") else value
+        return values
+
+
+class ConfigRevision(models.Model):
+    """One committed change of the configuration: audit trail, history and feed in one append-only table.
+
+    ``token`` tells this history from another one with the same numbers (a restored backup, a failover).
+    """
+
+    number = models.BigIntegerField(primary_key=True)
+    token = models.CharField(max_length=32)
+    actor_kind = models.CharField(max_length=16)  # user, key, setup, command, demo
+    actor_id = models.CharField(max_length=64, blank=True)
+    actor_name = models.CharField(max_length=150, blank=True)
+    source = models.CharField(max_length=16)  # panel, api, command
+    reason = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        db_table = "gateway_config_revision"
+        ordering = ("-number",)
+
+    def __str__(self) -> str:
+        return f"revision {self.number}"
+
+
+class ConfigChange(models.Model):
+    """One object in a revision, before and after. ``object_name`` is what people call it."""
+
+    class Operation(models.TextChoices):
+        CREATE = "create"
+        UPDATE = "update"
+        DELETE = "delete"
+
+    revision = models.ForeignKey(ConfigRevision, on_delete=models.CASCADE, related_name="changes")
+    kind = models.CharField(max_length=32)
+    object_id = models.CharField(max_length=40)
+    object_name = models.CharField(max_length=200, blank=True)
+    operation = models.CharField(max_length=8, choices=Operation.choices)
+    before = models.JSONField(null=True)
+    after = models.JSONField(null=True)
+
+    class Meta:
+        db_table = "gateway_config_change"
+        ordering = ("id",)
+        indexes = [models.Index(fields=["kind", "object_id"], name="config_change_object")]
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.kind} {self.object_name or self.object_id}"
+
+
+class GatewayNode(models.Model):
+    """One worker of one host, as admins see it. Live while ``seen_at`` is recent."""
+
+    id = models.CharField(primary_key=True, max_length=200)  # host/slot
+    host = models.CharField(max_length=180)
+    slot = models.IntegerField()
+    pid = models.IntegerField(null=True)
+    applied_revision = models.BigIntegerField(default=0)
+    problems = models.JSONField(default=list)  # rows that did not compile: [{"kind", "id", "name", "error"}]
+    started_at = models.DateTimeField(default=timezone.now)
+    seen_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        db_table = "gateway_node"
+        ordering = ("host", "slot")
+
+    def __str__(self) -> str:
+        return self.id
+
+
+def prefixed_id(prefix: str) -> Any:
+    """The primary key field of a configuration row: ``svc_…``, sortable by time."""
+    return models.CharField(primary_key=True, max_length=40, default=partial(new_id, prefix), editable=False)

@@ -1,0 +1,7 @@
+from django.apps import AppConfig
+
+
+class QueuesConfig(AppConfig):
+    name = "queues"
+    label = "queues"
+    default_auto_field = "django.db.models.BigAutoField"
