@@ -1,5 +1,6 @@
 """Tenants, revisions and nodes; the abstract row that every piece of configuration is."""
 
+from copy import deepcopy
 from functools import partial
 from typing import Any, ClassVar
 
@@ -54,7 +55,7 @@ class ConfigRow(TenantRow):
             if field.name in hidden:
                 continue
             value = field.value_from_object(self)
-            values[field.attname] = value.isoformat() if hasattr(value, "isoformat") else value
+            values[field.attname] = value.isoformat() if hasattr(value, "isoformat") else deepcopy(value)
         return values
 
 

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connection, transaction
 from django.db.models import Max
 from django.utils import timezone
 
+from core.faults import ClientFault
 from core.models import ConfigChange, ConfigRevision, ConfigRow
 
 NOTIFY_CHANNEL = "portcullis_config"
@@ -89,6 +90,27 @@ class RevisionWriter:
                 after=after,
             )
         )
+
+
+_Row = TypeVar("_Row", bound=ConfigRow)
+
+
+def locked(row: _Row, if_revision: int | None = None) -> _Row:
+    """The row as it stands now, locked until the revision ends; call it inside one.
+
+    Raises ClientFault: ``not_found`` when somebody deleted it, ``stale_revision`` (with ``current``, the row's present
+    revision) when it is no longer at ``if_revision``.
+    """
+    current: _Row | None = type(row)._default_manager.select_for_update().filter(pk=row.pk).first()
+    if current is None:
+        raise ClientFault("not_found", f"{str(row)!r} does not exist any more.")
+    if if_revision is not None and current.revision != if_revision:
+        raise ClientFault(
+            "stale_revision",
+            f"{str(row)!r} was changed in revision {current.revision}; you began with revision {if_revision}.",
+            members={"current": current.revision},
+        )
+    return current
 
 
 _current: ContextVar[RevisionWriter | None] = ContextVar("revision_writer", default=None)
