@@ -1,0 +1,30 @@
+"""Scopes: ``read:data``, ``admin:keys:read``; a final ``:*`` covers everything below."""
+
+import re
+from collections.abc import Iterable
+
+ADMIN = "admin"
+_SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,40}(:[A-Za-z0-9_.-]{1,40}){0,4}(:\*)?")
+_MOST = 100
+
+
+def check_scopes(scopes: object) -> None:
+    """Raises ValueError for what is no list of different, well-formed scopes."""
+    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
+        raise ValueError("this must be a list of strings")
+    if len(scopes) > _MOST:
+        raise ValueError(f"at most {_MOST} scopes are allowed")
+    for scope in scopes:
+        if not _SCOPE.fullmatch(scope):
+            raise ValueError(f"{scope[:80]!r} is no scope: write something like read:data or admin:keys:*")
+    if len(set(scopes)) < len(scopes):
+        raise ValueError("a scope stands here twice")
+
+
+def is_admin_scope(scope: str) -> bool:
+    return scope == ADMIN or scope.startswith(ADMIN + ":")
+
+
+def covers(granted: Iterable[str], wanted: str) -> bool:
+    """Whether one of the granted scopes is the wanted one or a wildcard above it. ``wanted`` may be a wildcard too."""
+    return any(scope == wanted or (scope.endswith(":*") and wanted.startswith(scope[:-1])) for scope in granted)
