@@ -1,0 +1,142 @@
+"""What must hold of services, versions, targets and routes before they are stored. Sentences go into `FieldErrors`."""
+
+import re
+from ipaddress import ip_address
+
+from core.path_trie import compile_pattern
+
+from core.validation import METHOD, FieldErrors, is_storable, service_name, version_name
+from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
+from routing.records import TargetRecord
+
+_OWN_PATHS = ("/api/v1/tasks", "/api/v1/management")
+_HOST = re.compile(r"(\*\.)?(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*|\[[0-9a-f:.]+\]")
+# RFC 3986 section 3.3: what a path may hold, percent escapes included.
+_PATH = re.compile(r"(/([A-Za-z0-9._~!$&'()*+,;=:@{}-]|%[0-9A-Fa-f]{2})*)+")
+_METADATA = frozenset({ip_address("169.254.169.254"), ip_address("fd00:ec2::254"), ip_address("100.100.100.200")})
+
+
+def upstream_url(url: str) -> None:
+    """An http(s) URL that a request may be sent to. Raises ValueError. Names are judged when they are resolved."""
+    target, path = TargetRecord.from_url(url)
+    host = target.origin[1]
+    if path:
+        plain_path(path.decode("ascii"))
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_link_local or address in _METADATA:
+        raise ValueError(f"{host} is a link-local or metadata address, which the gateway never calls")
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError(f"{host} is no address of a host")
+
+
+def target_url(url: str) -> None:
+    """Scheme, host and port only. Raises ValueError."""
+    upstream_url(url)
+    if TargetRecord.from_url(url)[1]:
+        raise ValueError("a target is a scheme, a host and a port: the path belongs to its version's URL")
+
+
+def plain_path(path: str) -> None:
+    """A literal path prefix. Raises ValueError."""
+    if not path.startswith("/"):
+        raise ValueError("the path must begin with a slash")
+    if not _PATH.fullmatch(path) or "{" in path or "}" in path:
+        raise ValueError("the path holds a character that must be percent-encoded")
+    segments = path.lower().replace("%2e", ".").split("/")
+    if any(segment in (".", "..") for segment in segments):
+        raise ValueError("the path holds a dot segment")
+    if "//" in path:
+        raise ValueError("the path holds an empty segment")
+
+
+def check_service(service: ServiceConfig, errors: FieldErrors) -> None:
+    errors.check_columns(service)
+    errors.check("name", lambda: service_name(service.name))
+    for field in ("default_url", "fallback_url"):
+        if getattr(service, field):
+            errors.check(field, lambda field=field: upstream_url(getattr(service, field)))  # type: ignore[misc]
+    for field in ("path_prefix", "health_endpoint"):
+        if getattr(service, field):
+            errors.check(field, lambda field=field: plain_path(getattr(service, field)))  # type: ignore[misc]
+    if service.current_version:
+        errors.check("current_version", lambda: version_name(service.current_version))
+    _check_timeout(service, "request_timeout_ms", errors)
+
+
+def check_version(version: ServiceVersion, errors: FieldErrors) -> None:
+    errors.check_columns(version)
+    errors.check("version", lambda: version_name(version.version))
+    errors.check("url", lambda: upstream_url(version.url))
+    check_weight(version.weight, "weight", errors)
+
+
+def check_target(target: ServiceTarget, errors: FieldErrors) -> None:
+    errors.check_columns(target)
+    errors.check("url", lambda: target_url(target.url))
+    check_weight(target.weight, "weight", errors)
+
+
+def check_weight(weight: object, field: str, errors: FieldErrors) -> None:
+    if not isinstance(weight, int) or isinstance(weight, bool) or not 0 <= weight <= 10_000:
+        errors.add(field, "A weight is a whole number from 0 to 10000.")
+
+
+def check_route(route: Route, errors: FieldErrors) -> None:
+    errors.check_columns(route)
+    errors.check("path", lambda: _route_path(route.path))
+    errors.check_list("methods", route.methods, METHOD, "GET", star=False)
+    errors.check_list("hosts", route.hosts, _HOST, "api.example.com or *.example.com, in lower case", star=False)
+    for field in ("strip_prefix", "replace_prefix"):
+        if getattr(route, field):
+            errors.check(field, lambda field=field: plain_path(getattr(route, field)))  # type: ignore[misc]
+    if route.strip_prefix and not _begins_with(route.path, route.strip_prefix):
+        errors.add("strip_prefix", "The route's path does not begin with this prefix, so it could never be stripped.")
+    if route.replace_prefix and not route.strip_prefix:
+        errors.add("replace_prefix", "Say in stripPrefix which prefix this replaces.")
+    for field in ("request_timeout_ms", "total_timeout_ms"):
+        _check_timeout(route, field, errors)
+    _check_destination(route, errors)
+
+
+def _route_path(path: str) -> None:
+    if not path.startswith("/api/"):
+        raise ValueError("a route's path begins with /api/")
+    if not is_storable(path) or not _PATH.fullmatch(path):
+        raise ValueError("the path holds an empty segment or a character that must be percent-encoded")
+    if any(path == own or path.startswith(own + "/") for own in _OWN_PATHS):
+        raise ValueError(f"the gateway itself answers below {' and '.join(_OWN_PATHS)}")
+    compile_pattern(path)
+
+
+def _begins_with(path: str, prefix: str) -> bool:
+    """By whole segments; a parameter of the path may stand where the prefix has a literal."""
+    return all(
+        left == right or left == "*" or left.startswith("{")
+        for left, right in zip(path.split("/"), prefix.rstrip("/").split("/"), strict=False)
+    ) and len(path.split("/")) >= len(prefix.rstrip("/").split("/"))
+
+
+def _check_destination(route: Route, errors: FieldErrors) -> None:
+    if (route.service is None) == (route.queue_route is None):
+        errors.add("service", "A route leads to either a service or a queue route.")
+        return
+    if not route.version:
+        return
+    if route.service is None:
+        errors.add("version", "Only a route that leads to a service can pin a version.")
+        return
+    known = set(route.service.versions.values_list("version", flat=True))
+    if route.service.default_url:
+        known.add(route.service.current_version or "default")
+    if route.version not in known:
+        errors.add("version", f"{route.service.name} has no version {route.version[:80]!r}.")
+
+
+def _check_timeout(row: ServiceConfig | Route, field: str, errors: FieldErrors) -> None:
+    value = getattr(row, field)
+    if value is not None and not errors.has(field) and not 1 <= value <= 24 * 3600 * 1000:
+        errors.add(field, "A timeout is from 1 millisecond to a day (86400000).")

@@ -1,0 +1,272 @@
+"""Use-cases: what admins do with services, versions, targets and routes, by panel, API or command.
+
+Each is one revision (`core.revisions`): keyword-only, ``actor`` who, ``source`` panel, api or command, ``reason`` why.
+``changes`` and ``fields`` go by the models' attribute names. They raise ClientFault: ``invalid_field`` with ``errors``
+{field: [sentence, …]}, ``conflict``, ``not_found``, and ``stale_revision`` when ``if_revision`` is not the row's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.faults import ClientFault
+from core.revisions import Actor, RevisionWriter, locked, revision
+from core.validation import FieldErrors, assign, invalid, taken
+from queues.models import QueueRoute
+from routing.checks import check_route, check_service, check_target, check_version, check_weight
+from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
+
+SERVICE_FIELDS = (
+    "name", "description", "default_url", "current_version", "fallback_url", "path_prefix", "health_endpoint",
+    "implicit_route", "request_timeout_ms", "is_active",
+)  # fmt: skip
+VERSION_FIELDS = ("version", "url", "weight", "is_active")
+TARGET_FIELDS = ("url", "weight", "is_active")
+ROUTE_FIELDS = (
+    "name", "description", "hosts", "path", "methods", "priority", "service", "queue_route", "version", "strip_prefix",
+    "replace_prefix", "request_timeout_ms", "total_timeout_ms", "max_body_bytes", "allow_empty_segments",
+    "retry_unsafe_methods", "pass_credentials", "is_active",
+)  # fmt: skip
+
+
+# --- services ------------------------------------------------------------------------------------------------------
+def create_service(*, actor: Actor, source: str, reason: str = "", **fields: Any) -> ServiceConfig:
+    """``fields``: SERVICE_FIELDS; ``name`` is required."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        service = ServiceConfig()
+        assign(service, fields, SERVICE_FIELDS)
+        _validate_service(service)
+        refuse_taken_name(service.tenant_id, service.name)
+        change.save_new(service)
+    return service
+
+
+def update_service(
+    *,
+    service: ServiceConfig,
+    changes: Mapping[str, Any],
+    if_revision: int | None = None,
+    actor: Actor,
+    source: str,
+    reason: str = "",
+) -> ServiceConfig:
+    """``changes``: SERVICE_FIELDS. The name stays: clients' URLs and applications' permissions are made of it."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        current = locked(service, if_revision)
+        before = current.recorded()
+        assign(current, changes, SERVICE_FIELDS)
+        if current.name != before["name"]:
+            raise invalid(
+                "name", "The name cannot change: clients and applications use it. Make another service instead."
+            )
+        _validate_service(current)
+        change.save(current, before)
+    return current
+
+
+def delete_service(
+    *, service: ServiceConfig, if_revision: int | None = None, actor: Actor, source: str, reason: str = ""
+) -> None:
+    """With its versions and targets. Refused (``conflict``, ``routes``: names) while routes lead to it."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        current = locked(service, if_revision)
+        refuse_while_routed(list(current.routes.order_by("name").values_list("name", flat=True)), current.name)
+        for version in current.versions.all():
+            _delete_version(change, version)
+        change.delete(current)
+
+
+def set_weights(
+    *,
+    service: ServiceConfig,
+    weights: Mapping[str, int],
+    if_revision: int | None = None,
+    actor: Actor,
+    source: str,
+    reason: str = "",
+) -> list[ServiceVersion]:
+    """Weights by version name, 0 to 10000, in one revision; versions not named keep theirs. Returns all versions."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        current = locked(service, if_revision)
+        versions = {version.version: version for version in current.versions.select_for_update().order_by("version")}
+        errors = FieldErrors()
+        for name, weight in weights.items():
+            if name not in versions:
+                errors.add(f"weights.{name}", f"{current.name} has no version {name[:80]!r}.")
+            check_weight(weight, f"weights.{name}", errors)
+        errors.raise_any()
+        for name, weight in weights.items():
+            before = versions[name].recorded()
+            versions[name].weight = weight
+            change.save(versions[name], before)
+    return list(versions.values())
+
+
+def _validate_service(service: ServiceConfig) -> None:
+    errors = FieldErrors()
+    check_service(service, errors)
+    errors.raise_any()
+
+
+def refuse_taken_name(tenant_id: str | None, name: str) -> None:
+    """Services and queue routes share one namespace: applications name both in ``allowedServices``."""
+    if ServiceConfig.objects.filter(tenant_id=tenant_id, name=name).exists():
+        raise taken("name", f"A service named {name!r} exists already.")
+    if QueueRoute.objects.filter(tenant_id=tenant_id, name=name).exists():
+        raise taken("name", f"A queue route is named {name!r}: services and queue routes share one set of names.")
+
+
+def refuse_while_routed(routes: list[str], name: str) -> None:
+    if routes:
+        shown = ", ".join(routes[:5]) + (f" and {len(routes) - 5} more" if len(routes) > 5 else "")
+        raise ClientFault("conflict", f"Routes lead to {name}: {shown}. Delete them first.", members={"routes": routes})
+
+
+# --- versions ------------------------------------------------------------------------------------------------------
+def create_version(
+    *, service: ServiceConfig, actor: Actor, source: str, reason: str = "", **fields: Any
+) -> ServiceVersion:
+    """``fields``: VERSION_FIELDS; ``version`` and ``url`` are required. The weight is 0 unless given (rule 4)."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        version = ServiceVersion(service=locked(service))
+        assign(version, fields, VERSION_FIELDS)
+        _validate_version(version)
+        if version.service.versions.filter(version=version.version).exists():
+            raise taken("version", f"{version.service.name} has a version {version.version!r} already.")
+        change.save_new(version)
+    return version
+
+
+def update_version(
+    *,
+    version: ServiceVersion,
+    changes: Mapping[str, Any],
+    if_revision: int | None = None,
+    actor: Actor,
+    source: str,
+    reason: str = "",
+) -> ServiceVersion:
+    """``changes``: VERSION_FIELDS. The name of a version stays."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        current = locked(version, if_revision)
+        before = current.recorded()
+        assign(current, changes, VERSION_FIELDS)
+        if current.version != before["version"]:
+            raise invalid(
+                "version", "A version's name cannot change: clients ask for it. Make another version instead."
+            )
+        _validate_version(current)
+        change.save(current, before)
+    return current
+
+
+def delete_version(
+    *, version: ServiceVersion, if_revision: int | None = None, actor: Actor, source: str, reason: str = ""
+) -> None:
+    """With its targets. Refused (``conflict``, ``routes``: names) while routes pin it."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        current = locked(version, if_revision)
+        pinned = current.service.routes.filter(version=current.version).order_by("name")
+        refuse_while_routed(list(pinned.values_list("name", flat=True)), str(current))
+        _delete_version(change, current)
+
+
+def _delete_version(change: RevisionWriter, version: ServiceVersion) -> None:
+    for target in version.targets.all():
+        change.delete(target)
+    change.delete(version)
+
+
+def _validate_version(version: ServiceVersion) -> None:
+    errors = FieldErrors()
+    check_version(version, errors)
+    errors.raise_any()
+
+
+# --- targets -------------------------------------------------------------------------------------------------------
+def create_target(
+    *, version: ServiceVersion, actor: Actor, source: str, reason: str = "", **fields: Any
+) -> ServiceTarget:
+    """``fields``: TARGET_FIELDS; ``url`` (scheme, host, port) is required."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        target = ServiceTarget(version=locked(version))
+        assign(target, fields, TARGET_FIELDS)
+        _validate_target(target)
+        change.save_new(target)
+    return target
+
+
+def update_target(
+    *,
+    target: ServiceTarget,
+    changes: Mapping[str, Any],
+    if_revision: int | None = None,
+    actor: Actor,
+    source: str,
+    reason: str = "",
+) -> ServiceTarget:
+    """``changes``: TARGET_FIELDS."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        current = locked(target, if_revision)
+        before = current.recorded()
+        assign(current, changes, TARGET_FIELDS)
+        _validate_target(current)
+        change.save(current, before)
+    return current
+
+
+def delete_target(
+    *, target: ServiceTarget, if_revision: int | None = None, actor: Actor, source: str, reason: str = ""
+) -> None:
+    with revision(actor=actor, source=source, reason=reason) as change:
+        change.delete(locked(target, if_revision))
+
+
+def _validate_target(target: ServiceTarget) -> None:
+    errors = FieldErrors()
+    check_target(target, errors)
+    errors.raise_any()
+    if target.version.targets.filter(url=target.url).exclude(pk=target.pk).exists():
+        raise taken("url", f"{target.version} has the target {target.url} already.")
+
+
+# --- routes --------------------------------------------------------------------------------------------------------
+def create_route(*, actor: Actor, source: str, reason: str = "", **fields: Any) -> Route:
+    """``fields``: ROUTE_FIELDS; ``name``, ``path`` and one of ``service``, ``queue_route`` are required."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        route = Route()
+        assign(route, fields, ROUTE_FIELDS)
+        _validate_route(route)
+        change.save_new(route)
+    return route
+
+
+def update_route(
+    *,
+    route: Route,
+    changes: Mapping[str, Any],
+    if_revision: int | None = None,
+    actor: Actor,
+    source: str,
+    reason: str = "",
+) -> Route:
+    """``changes``: ROUTE_FIELDS."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        current = locked(route, if_revision)
+        before = current.recorded()
+        assign(current, changes, ROUTE_FIELDS)
+        _validate_route(current)
+        change.save(current, before)
+    return current
+
+
+def delete_route(*, route: Route, if_revision: int | None = None, actor: Actor, source: str, reason: str = "") -> None:
+    with revision(actor=actor, source=source, reason=reason) as change:
+        change.delete(locked(route, if_revision))
+
+
+def _validate_route(route: Route) -> None:
+    errors = FieldErrors()
+    check_route(route, errors)
+    errors.raise_any()
+    if Route.objects.filter(tenant_id=route.tenant_id, name=route.name).exclude(pk=route.pk).exists():
+        raise taken("name", f"A route named {route.name!r} exists already.")
