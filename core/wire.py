@@ -3,14 +3,15 @@
 The agent says
     ``reset``    a full load begins: ``{"type": "reset", "revision", "token"}``
     ``records``  a slice of it: ``{"type": "records", "kind": K, "records": [ … ]}``, small enough for 2 ms of a loop
-    ``commit``   the load is whole and takes force: ``{"type": "commit", "revision", "token"}``
+    ``commit``   the load is whole and takes force: ``{"type": "commit", "revision", "token", "as_of"}``
     ``delta``    ``{"type": "delta", "revision", "token", "put": {K: [ … ]}, "drop": {K: [id, … ]}}``
     ``tick``     the feed is alive: ``{"type": "tick", "revision", "as_of"}``, ``as_of`` = epoch seconds of the last
                  successful look at the database; sent every half second, whether or not that look succeeds
-    ``reply``    to a call: ``{"type": "reply", "id", "result"}`` or ``{"type": "reply", "id", "fault": {"code", "detail"}}``
+    ``reply``    to a call: ``{"type": "reply", "id", "result"}`` or ``{"type": "reply", "id", "fault": {"code", "detail",
+                 "members", "retry_after_s"}}``
 A worker says
     ``join``     ``{"type": "join", "slot", "pid", "revision", "token"}`` (revision 0 when it has nothing)
-    ``ack``      ``{"type": "ack", "revision"}``
+    ``ack``      ``{"type": "ack", "revision", "problems"}``, ``problems`` = records that did not compile in the worker
     ``metrics``  ``{"type": "metrics", …}``, totals since the worker started, once a second
     ``used``     ``{"type": "used", "keys": {id: epoch seconds}}``
     ``call``     ``{"type": "call", "id", "name", "params": { … }}``: ``accept`` a task, ``task`` status

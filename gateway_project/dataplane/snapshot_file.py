@@ -1,0 +1,92 @@
+"""The last good snapshot as a file: what agent and worker start from while the database is away.
+
+Layout: `_HEADER` (magic, version of this layout, version of the records), then the frames of `core.wire` for one full
+load (``reset``, ``records`` …, ``commit`` with ``as_of``), then a BLAKE2b digest of everything before it. It holds what
+workers hold: keyed digests, no argon2 hash, no key.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+from core.wire import FORMAT, FrameReader, Message
+
+_MAGIC = b"PORTCULLIS"
+_LAYOUT = 1
+_HEADER = struct.pack(">10sHH", _MAGIC, _LAYOUT, FORMAT)
+_DIGEST_BYTES = 32
+_CHUNK = 16 * 1024  # about 70 keys: well under a millisecond to hash and parse
+
+
+class SnapshotFileError(Exception):
+    """The file cannot be used: missing, foreign, of another format, or torn. The message says which."""
+
+
+def write_snapshot_file(path: Path, frames: Iterable[bytes]) -> None:
+    """Replace the file as a whole (mode 0600), so that a crash leaves the old one or the new one. Raises OSError."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            digest = blake2b(_HEADER, digest_size=_DIGEST_BYTES)
+            file.write(_HEADER)
+            for frame in frames:
+                digest.update(frame)
+                file.write(frame)
+            file.write(digest.digest())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)  # the rename itself
+    finally:
+        os.close(directory)
+
+
+def read_snapshot_file(path: Path) -> Iterator[list[Message]]:
+    """The file's messages in slices small enough for an event loop; an empty list is a slice without a whole message.
+
+    ``commit`` comes last and only after the digest has proved right, so whoever waits for it never runs a torn file.
+    Raises SnapshotFileError.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _read(file.fileno(), path)
+    except OSError as error:
+        raise SnapshotFileError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise SnapshotFileError(f"{path} is damaged") from None
+
+
+def _read(descriptor: int, path: Path) -> Iterator[list[Message]]:
+    left = os.fstat(descriptor).st_size - len(_HEADER) - _DIGEST_BYTES
+    header = os.read(descriptor, len(_HEADER))
+    if header[: len(_MAGIC)] != _MAGIC or left < 0:
+        raise SnapshotFileError(f"{path} is not a snapshot of this gateway")
+    if header != _HEADER:
+        raise SnapshotFileError(f"{path} has the format of another version of the gateway")
+    digest = blake2b(header, digest_size=_DIGEST_BYTES)
+    frames = FrameReader()
+    held: Message | None = None
+    while left:
+        data = os.read(descriptor, min(left, _CHUNK))
+        if not data:
+            raise SnapshotFileError(f"{path} is torn")
+        left -= len(data)
+        digest.update(data)
+        messages = list(frames.feed(data))
+        if messages and messages[-1]["type"] == "commit":
+            held = messages.pop()
+        yield messages
+    if held is None or os.read(descriptor, _DIGEST_BYTES) != digest.digest():
+        raise SnapshotFileError(f"{path} is torn")
+    yield [held]
