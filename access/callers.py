@@ -1,0 +1,81 @@
+"""Who calls the control process: the address that counts, and how often it may try."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from ipaddress import ip_address
+from math import ceil
+from threading import Lock
+
+from django.conf import settings
+from django.http import HttpRequest
+
+from access.addresses import TrustedProxies, failure_bucket
+from core.ingress import is_through_gateway
+
+_MOST_ADDRESSES = 10_000
+_UNKNOWN = "unknown"
+
+
+def client_address(request: HttpRequest) -> str:
+    """The peer's address on the panel's port; what the worker says in X-Forwarded-For when it handed over (rule 24)."""
+    if not is_through_gateway(request):
+        return str(request.META.get("REMOTE_ADDR") or _UNKNOWN)
+    hops = _forwarded_for(request)
+    if not hops:
+        return _UNKNOWN
+    return TrustedProxies(settings.TRUSTED_PROXIES).client(hops[-1], [hop.encode("latin-1") for hop in hops[:-1]])
+
+
+def is_direct_loopback(request: HttpRequest) -> bool:
+    """A program on this very host, with nobody between: no proxy, and no web page (browsers send Origin with POST)."""
+    if "Origin" in request.headers or len(_forwarded_for(request)) > is_through_gateway(request):
+        return False
+    try:
+        address = ip_address(client_address(request))
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _forwarded_for(request: HttpRequest) -> list[str]:
+    return [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
+
+
+class AddressThrottle:
+    """So many per minute from each address, at once or spread. A host has one control process, so memory will do."""
+
+    def __init__(self, per_minute: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._lock = Lock()
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # (tokens left, when)
+
+    def wait_s(self, address: str) -> int:
+        """0 when a token is left, else the whole seconds until there is one. Takes none."""
+        with self._lock:
+            return self._wait_s(self._tokens(failure_bucket(address)))
+
+    def charge(self, address: str) -> int:
+        """Take a token and return 0, or the whole seconds until there is one again."""
+        bucket = failure_bucket(address)
+        with self._lock:
+            tokens = self._tokens(bucket)
+            if tokens >= 1:
+                self._buckets[bucket] = (tokens - 1, self._clock())
+                self._buckets.move_to_end(bucket)
+                if len(self._buckets) > _MOST_ADDRESSES:
+                    self._buckets.popitem(last=False)  # idle for longest, so fullest
+            return self._wait_s(tokens)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._buckets.clear()
+
+    def _wait_s(self, tokens: float) -> int:
+        return 0 if tokens >= 1 else ceil((1 - tokens) * 60 / self._per_minute())
+
+    def _tokens(self, bucket: str) -> float:
+        limit = float(self._per_minute())
+        tokens, since = self._buckets.get(bucket, (limit, 0.0))
+        return min(limit, tokens + (self._clock() - since) * limit / 60)
