@@ -114,6 +114,18 @@ def locked(row: _Row, if_revision: int | None = None) -> _Row:
 
 
 _current: ContextVar[RevisionWriter | None] = ContextVar("revision_writer", default=None)
+_observed: ContextVar[list[int] | None] = ContextVar("observed_revisions", default=None)
+
+
+@contextmanager
+def observed() -> Iterator[list[int]]:
+    """Collects the numbers of the revisions committed inside, for whoever waits until the gateways have them."""
+    numbers: list[int] = []
+    reset = _observed.set(numbers)
+    try:
+        yield numbers
+    finally:
+        _observed.reset(reset)
 
 
 @contextmanager
@@ -132,6 +144,9 @@ def revision(*, actor: Actor, source: str, reason: str = "") -> Iterator[Revisio
             _current.reset(reset)
         if writer.changes:
             _commit(writer, actor, source, reason)
+    numbers = _observed.get()
+    if writer.changes and numbers is not None:
+        numbers.append(writer.number)
 
 
 def _next_number() -> int:
