@@ -1,7 +1,6 @@
-"""Scopes: ``read:data``, ``admin:keys:read``; a final ``:*`` covers everything below."""
+"""Scopes: ``read:data``, ``admin:keys:read``; a final ``:*`` covers everything below (`core.permissions.covers`)."""
 
 import re
-from collections.abc import Iterable
 
 ADMIN = "admin"
 _SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,40}(:[A-Za-z0-9_.-]{1,40}){0,4}(:\*)?")
@@ -23,8 +22,3 @@ def check_scopes(scopes: object) -> None:
 
 def is_admin_scope(scope: str) -> bool:
     return scope == ADMIN or scope.startswith(ADMIN + ":")
-
-
-def covers(granted: Iterable[str], wanted: str) -> bool:
-    """Whether one of the granted scopes is the wanted one or a wildcard above it. ``wanted`` may be a wildcard too."""
-    return any(scope == wanted or (scope.endswith(":*") and wanted.startswith(scope[:-1])) for scope in granted)

@@ -23,12 +23,13 @@ from access.models import Application
 from access.services import create_application
 from core.faults import ClientFault, PolicyDenied
 from core.models import DEFAULT_TENANT
+from core.permissions import covers
 from core.revisions import Actor, locked, revision
 from core.validation import FieldErrors, assign, invalid
 from keys.credential import Digester, generate
 from keys.models import ApiKey
 from keys.pepper import pepper
-from keys.scopes import check_scopes, covers, is_admin_scope
+from keys.scopes import check_scopes, is_admin_scope
 
 KEY_FIELDS = ("name", "owner", "scopes", "expires_at", "is_active")
 _LONGEST_DAYS = 36_500
