@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.path_trie import compile_pattern
+from django.conf import settings
 
+from access.compile import compile_application
 from access.models import Application, EndpointWhitelist
+from access.records import ApplicationRecord
+from core.path_trie import compile_pattern
 from core.revisions import Actor, RevisionWriter, locked, revision
-from core.validation import METHOD, NAME, VERSION, FieldErrors, assign, taken
+from core.validation import METHOD, NAME, VERSION, FieldErrors, as_sentence, assign, invalid, taken
 
 APPLICATION_FIELDS = (
     "name", "description", "allowed_services", "allowed_versions", "endpoint_mode", "rate_limit", "is_active",
@@ -37,6 +40,7 @@ def create_application(*, actor: Actor, source: str, reason: str = "", **fields:
         assign(application, fields, APPLICATION_FIELDS)
         _validate_application(application)
         change.save_new(application)
+        _refuse_what_does_not_compile(application)
     return application
 
 
@@ -56,6 +60,7 @@ def update_application(
         assign(current, changes, APPLICATION_FIELDS)
         _validate_application(current)
         change.save(current, before)
+        _refuse_what_does_not_compile(current)
     return current
 
 
@@ -84,6 +89,16 @@ def _validate_application(application: Application) -> None:
         raise taken("name", f"An application named {application.name!r} exists already.")
 
 
+def _refuse_what_does_not_compile(application: Application) -> None:
+    """The gateways' own judgement, so that nothing is stored that they would have to skip."""
+    try:
+        ApplicationRecord.from_wire(
+            compile_application(application), (settings.RATE_LIMIT_REQUESTS, settings.RATE_LIMIT_WINDOW)
+        )
+    except ValueError as error:
+        raise invalid("body", as_sentence(error)) from None
+
+
 def _check_rate_limit(row: Application | EndpointWhitelist, errors: FieldErrors) -> None:
     if row.rate_limit is not None and not errors.has("rate_limit") and row.rate_limit < 1:
         errors.add("rate_limit", "A rate limit is at least 1 request per minute; none means the default.")
@@ -101,6 +116,7 @@ def create_entry(
         _validate_entry(entry)
         change.save_new(entry)
         became_listed = _bind_whitelist(change, owner, entry)
+        _refuse_what_does_not_compile(owner)
     return StoredEntry(entry, became_listed)
 
 
@@ -120,7 +136,9 @@ def update_entry(
         assign(current, changes, ENTRY_FIELDS)
         _validate_entry(current)
         change.save(current, before)
-        became_listed = before["is_public"] and _bind_whitelist(change, locked(current.application), current)
+        owner = locked(current.application)
+        became_listed = before["is_public"] and _bind_whitelist(change, owner, current)
+        _refuse_what_does_not_compile(owner)
     return StoredEntry(current, became_listed)
 
 
