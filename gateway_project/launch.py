@@ -71,6 +71,7 @@ def _bind(host: str, port: int) -> socket.socket:
         # Not SO_REUSEPORT: with it, a second gateway of the same user would silently share the port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(1)  # without this, SO_REUSEADDR would let two of our own settings have the same port
     except OSError:
         listener.close()
         raise
@@ -82,7 +83,7 @@ def _why_not(setting: str, host: str, port: int, error: OSError) -> str:
         return f"Port {port} is in use; set {setting} to a free one."
     if error.errno == errno.EACCES:
         return f"Port {port} may not be used by this user; set {setting} to one above 1023."
-    return f"{host}:{port} cannot be bound ({error.strerror}); see {setting} and the address it is bound to."
+    return f"{host}:{port} ({setting}) cannot be bound: {error.strerror}."
 
 
 def prepare_database() -> None:
@@ -182,7 +183,7 @@ def events_worker() -> ProcessSpec:
         name="events",
         command=(
             *(sys.executable, "-m", "celery", "--quiet", "-A", "gateway_project.celery_app", "worker"),
-            *("-Q", "gateway.events", "-P", "solo", "-n", f"gateway-events-{os.getpid()}@%h"),
+            *("-Q", "gateway.events", "-n", f"gateway-events-{os.getpid()}@%h"),
             *("--without-gossip", "--without-mingle", "-l", "WARNING"),
         ),
         environment={**os.environ, "DJANGO_SETTINGS_MODULE": "gateway_project.settings"},

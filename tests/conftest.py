@@ -1,1 +1,44 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use; those for servers stand in `tests.services`."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.gateway_process import Databases, GatewayFactory, GatewayProcess
+
+
+@pytest.fixture(scope="session")
+def gateway_databases(request: pytest.FixtureRequest) -> Iterator[Databases]:
+    """Fresh, migrated PostgreSQL databases: ``gateway_databases.new()`` is a URL."""
+    databases = Databases(request.getfixturevalue("postgres"))
+    yield databases
+    databases.drop_all()
+
+
+def _databases_of(request: pytest.FixtureRequest) -> Databases:
+    databases: Databases = request.getfixturevalue("gateway_databases")
+    return databases
+
+
+@pytest.fixture
+def start_gateway(request: pytest.FixtureRequest) -> Iterator[GatewayFactory]:
+    """``start_gateway(database="sqlite" | "postgres" | url, broker=url, WORKERS="2", …)`` boots a real gateway."""
+    factory = GatewayFactory(lambda: _databases_of(request))
+    yield factory
+    factory.close()
+
+
+@pytest.fixture(scope="module")
+def start_module_gateway(request: pytest.FixtureRequest) -> Iterator[GatewayFactory]:
+    """Like `start_gateway`, but the gateways live as long as the test module."""
+    factory = GatewayFactory(lambda: _databases_of(request))
+    yield factory
+    factory.close()
+
+
+@pytest.fixture(scope="session")
+def gateway(request: pytest.FixtureRequest) -> Iterator[GatewayProcess]:
+    """One embedded gateway (SQLite, one worker) for all tests that do not stop it or change its settings."""
+    factory = GatewayFactory(lambda: _databases_of(request))
+    yield factory()
+    factory.close()

@@ -108,6 +108,10 @@ class PrivateServer:
         """Whose process it becomes; None = ours."""
         return None
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> PrivateServer:
         with (self.directory / "output.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -154,7 +158,7 @@ class PrivateServer:
             time.sleep(0.05)
 
     def _signal(self, number: int) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.is_running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 

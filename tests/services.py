@@ -114,10 +114,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Start the private servers that the selected tests need."""
     if config.option.collectonly:
         return
-    for name in {name for item in items for name in _needs_of(item)}:
-        needed = NEEDS[name]
-        if needed.private is not None:
-            needed.private.start()
+    for name in sorted({name for item in items for name in _needs_of(item)}):
+        _start_private(NEEDS[name])
+
+
+def _start_private(needed: Needed) -> None:
+    if needed.private is not None and not needed.private.is_running:
+        needed.private.start()
+
+
+def _provide(name: str) -> str:
+    """The URL or path of something that a fixture needs, for a test that has not named it before."""
+    needed = NEEDS[name]
+    if needed.missing:
+        pytest.skip(needed.missing)
+    _start_private(needed)
+    return needed.url
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -171,25 +183,25 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 def postgres() -> str:
     """The URL of a PostgreSQL server on which databases may be created."""
-    return NEEDS["postgres"].url
+    return _provide("postgres")
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> str:
     """The URL of a Redis database that tests may empty."""
-    return NEEDS["redis_server"].url
+    return _provide("redis_server")
 
 
 @pytest.fixture(scope="session")
 def rabbitmq() -> str:
     """The URL of a RabbitMQ server."""
-    return NEEDS["rabbitmq"].url
+    return _provide("rabbitmq")
 
 
 @pytest.fixture(scope="session")
 def browser_path() -> str:
     """The path of a Chromium."""
-    return NEEDS["browser_path"].url
+    return _provide("browser_path")
 
 
 @contextlib.contextmanager
