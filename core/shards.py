@@ -6,7 +6,7 @@ over 1,024 small dicts, a change copies one of them and the tuple that holds the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
@@ -14,26 +14,29 @@ _SHARDS = 1024
 
 
 class ShardMap(Generic[V]):
-    """Keys are byte strings whose first two bytes are evenly spread, such as digests."""
+    """Values by bytes."""
 
     __slots__ = ("_shards",)
 
     def __init__(self, shards: tuple[dict[bytes, V], ...] | None = None) -> None:
         self._shards = shards if shards is not None else tuple({} for _ in range(_SHARDS))
 
-    def get(self, key: bytes) -> V | None:
-        return self._shards[(key[0] << 8 | key[1]) & 1023].get(key)
+    # The shard is chosen by bits of the hash that the dict within it does not begin to search at.
 
-    def changed(self, put: Mapping[bytes, V], drop: Iterator[bytes] | list[bytes]) -> ShardMap[V]:
+    def get(self, key: bytes) -> V | None:
+        return self._shards[hash(key) >> 20 & 1023].get(key)
+
+    def changed(self, put: Mapping[bytes, V], drop: Iterable[bytes]) -> ShardMap[V]:
         """A map with ``drop`` taken out and ``put`` laid in; this one stays as it is."""
         shards = list(self._shards)
-        fresh: dict[int, dict[bytes, V]] = {}
+        fresh: set[int] = set()
 
         def own(key: bytes) -> dict[bytes, V]:
-            index = (key[0] << 8 | key[1]) & 1023
+            index = hash(key) >> 20 & 1023
             if index not in fresh:
-                shards[index] = fresh[index] = dict(shards[index])
-            return fresh[index]
+                fresh.add(index)
+                shards[index] = dict(shards[index])
+            return shards[index]
 
         for key in drop:
             own(key).pop(key, None)
@@ -43,7 +46,7 @@ class ShardMap(Generic[V]):
 
     def load(self, key: bytes, value: V) -> None:
         """Lay in a value in place: only while a full load builds a map that nobody else sees yet."""
-        self._shards[(key[0] << 8 | key[1]) & 1023][key] = value
+        self._shards[hash(key) >> 20 & 1023][key] = value
 
     def __len__(self) -> int:
         return sum(map(len, self._shards))
