@@ -12,19 +12,18 @@ from typing import Any
 from urllib.parse import urlsplit
 from zlib import crc32
 
+from core.path_trie import compile_pattern
+
 
 @dataclass(frozen=True, slots=True)
 class TargetRecord:
-    """One address. Equal addresses share a pool of connections: ``origin`` is the pool's key."""
+    """One address. Equal addresses share a pool of connections, by ``origin``: scheme, host, port.
 
-    scheme: str  # "http", "https"; "unix" for the gateway's own control process (``host`` is the socket's path)
-    host: str
-    port: int
+    The scheme is "http", "https", or "unix" for the gateway's own control process (the host is the socket's path).
+    """
+
+    origin: tuple[str, str, int]
     host_header: bytes
-
-    @property
-    def origin(self) -> tuple[str, str, int]:
-        return self.scheme, self.host, self.port
 
     @classmethod
     def from_url(cls, url: str) -> tuple[TargetRecord, bytes]:
@@ -47,7 +46,7 @@ class TargetRecord:
         host = parts.hostname
         literal = f"[{host}]" if ":" in host else host
         header = literal if port == default else f"{literal}:{port}"
-        return cls(parts.scheme, host, port, header.encode("ascii")), parts.path.rstrip("/").encode("ascii")
+        return cls((parts.scheme, host, port), header.encode("ascii")), parts.path.rstrip("/").encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +74,7 @@ class ServiceRecord:
     is_active: bool
     request_timeout_s: float | None
     salt: int  # so that the split of one service tells nothing of another's
+    template: str  # the path label of metrics
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> ServiceRecord:
@@ -99,6 +99,7 @@ class ServiceRecord:
             is_active=wire["is_active"],
             request_timeout_s=_seconds(wire["request_timeout_ms"]),
             salt=crc32(wire["id"].encode()),
+            template=f"/api/v1/{wire['name']}/*",
         )
 
 
@@ -116,12 +117,14 @@ def _seconds(milliseconds: int | None) -> float | None:
 class RouteRecord:
     """A route as matched and applied. ``service`` (a name) or ``queue_route`` (an id), never both.
 
-    ``path`` is the pattern as written: ``{name}`` or ``*`` stand for one segment, a final ``/*`` for the rest.
+    ``path`` is the pattern as `compile_pattern` returns it: ``{name}`` or ``*`` stand for one segment, a final ``/*``
+    for the rest.
     """
 
     id: str
     tenant_id: str
     name: str
+    template: str  # the path label of metrics
     hosts: tuple[bytes, ...]  # lower case, without port; b"*.example.com" covers any label or labels before it
     path: bytes
     methods: frozenset[bytes]  # empty: any
@@ -145,8 +148,9 @@ class RouteRecord:
             id=wire["id"],
             tenant_id=wire["tenant"],
             name=wire["name"],
+            template=wire["path"],
             hosts=tuple(host.lower().encode("ascii") for host in wire["hosts"]),
-            path=wire["path"].encode("ascii"),
+            path=compile_pattern(wire["path"]),
             methods=frozenset(method.encode("ascii") for method in wire["methods"]),
             priority=wire["priority"],
             is_active=wire["is_active"],

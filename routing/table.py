@@ -1,0 +1,152 @@
+"""Which route takes a request: by host, then path, then method (rule 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+
+from core.faults import ClientFault
+from core.path_trie import PathTrie
+from routing.records import RouteRecord
+
+# Names that no service may have: the gateway's own paths under /api/v1/ (and v1, v2, …, see `implicit`).
+RESERVED_NAMES = frozenset((b"tasks", b"management", b"auth"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A route with its place among those that match the same host rule and path, computed once."""
+
+    route: RouteRecord
+    literal_segments: int  # before the first wildcard; equal counts on one path mean equal literal prefixes
+    order: tuple[int, bool]  # priority, higher first, then patterns for the whole path
+
+    @classmethod
+    def of(cls, route: RouteRecord) -> _Rule:
+        segments = route.path.split(b"/")[1:]
+        wildcards = (index for index, segment in enumerate(segments) if segment == b"*" or segment[:1] == b"{")
+        return cls(route, next(wildcards, len(segments)), (-route.priority, segments[-1] == b"*"))
+
+
+_by_id = attrgetter("route.id")  # ids of one prefix sort by age
+_by_order = attrgetter("order")
+_Trie = PathTrie[_Rule]
+
+
+class RouteTable:
+    """The explicit routes. Immutable for readers; a change costs what changed.
+
+    Exact hosts are looked at first, then ``*.suffix`` (the longest suffix first), then routes for any host.
+    """
+
+    __slots__ = ("_any", "_exact", "_is_empty", "_suffixes")
+
+    def __init__(
+        self,
+        exact: Mapping[bytes, _Trie] | None = None,
+        suffixes: Mapping[bytes, _Trie] | None = None,
+        any_host: _Trie | None = None,
+    ) -> None:
+        self._exact = dict(exact or {})
+        self._suffixes = dict(suffixes or {})  # by b".example.com"
+        self._any: _Trie = any_host if any_host is not None else PathTrie()
+        self._is_empty = not (self._exact or self._suffixes or self._any)
+
+    def match(self, host: bytes, path: bytes, method: bytes) -> RouteRecord | None:
+        """The route for a request; ``host`` in lower case without port, ``path`` canonical. None: no explicit route.
+
+        The most specific group (same host rule, same literal prefix) decides alone. Raises `ClientFault`
+        ``method_not_allowed`` when none of it takes the method, ``no_route`` when the one that does is inactive.
+        """
+        if self._is_empty:
+            return None
+        if self._exact:
+            trie = self._exact.get(host)
+            if trie is not None and (rules := trie.find(path)):
+                return _decide(rules, method)
+        if self._suffixes:
+            dot = host.find(b".")
+            while dot >= 0:
+                trie = self._suffixes.get(host[dot:])
+                if trie is not None and (rules := trie.find(path)):
+                    return _decide(rules, method)
+                dot = host.find(b".", dot + 1)
+        rules = self._any.find(path)
+        return _decide(rules, method) if rules else None
+
+    def changed(self, put: Iterable[RouteRecord], drop: Iterable[RouteRecord]) -> RouteTable:
+        """A table with ``drop`` taken out and ``put`` laid in; this one stays as it is."""
+        puts, drops = _by_host(put), _by_host(drop)
+        exact, suffixes, any_host = dict(self._exact), dict(self._suffixes), self._any
+        for host in puts.keys() | drops.keys():
+            tries, name = (suffixes, host[1:]) if host.startswith(b"*.") else (exact, host)
+            trie = any_host if host == b"" else tries.get(name, PathTrie())
+            trie = trie.changed(puts.get(host, ()), drops.get(host, ()))
+            if host == b"":
+                any_host = trie
+            elif trie:
+                tries[name] = trie
+            else:
+                tries.pop(name, None)
+        return RouteTable(exact, suffixes, any_host)
+
+    def load(self, route: RouteRecord) -> None:
+        """Lay in a route in place: only while nobody else sees this table yet."""
+        rule = _Rule.of(route)
+        for host in route.hosts or (b"",):
+            if host == b"":
+                trie = self._any
+            elif host.startswith(b"*."):
+                trie = self._suffixes.setdefault(host[1:], PathTrie())
+            else:
+                trie = self._exact.setdefault(host, PathTrie())
+            trie.load(route.path, rule)
+        self._is_empty = False
+
+
+def _by_host(routes: Iterable[RouteRecord]) -> dict[bytes, list[tuple[bytes, _Rule]]]:
+    """Patterns and rules by host; any host is the empty one."""
+    rules: dict[bytes, list[tuple[bytes, _Rule]]] = {}
+    for route in routes:
+        rule = _Rule.of(route)
+        for host in route.hosts or (b"",):
+            rules.setdefault(host, []).append((route.path, rule))
+    return rules
+
+
+def _decide(rules: list[_Rule], method: bytes) -> RouteRecord:
+    """``rules`` match, the most specific first."""
+    group = rules
+    if len(rules) > 1:
+        prefix = rules[0].literal_segments
+        group = [rule for rule in rules if rule.literal_segments == prefix]
+        if len(group) > 1:
+            group.sort(key=_by_id)
+            group.sort(key=_by_order)
+    for rule in group:
+        route = rule.route
+        if not route.methods or method in route.methods:
+            if not route.is_active:
+                raise ClientFault("no_route", "The route at this path is not active.")
+            return route
+    allowed = sorted({method for rule in group if rule.route.is_active for method in rule.route.methods})
+    if not allowed:
+        raise ClientFault("no_route", "The route at this path is not active.")
+    detail = f"The route at this path takes {b', '.join(allowed).decode()} only."
+    raise ClientFault("method_not_allowed", detail, headers=((b"allow", b", ".join(allowed)),))
+
+
+def implicit(path: bytes) -> tuple[bytes, bytes] | None:
+    """API version and service name in ``/api/v1/orders/…``; None where no implicit route can be meant (rule 3)."""
+    if not path.startswith(b"/api/v"):
+        return None
+    segments = path.split(b"/", 4)
+    if len(segments) < 4:
+        return None
+    version, service = segments[2], segments[3]
+    if not version[1:].isdigit() or not service or service in RESERVED_NAMES:
+        return None
+    if service[0] == 0x76 and service[1:].isdigit():  # v1, v2, …
+        return None
+    return version, service
