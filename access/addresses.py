@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -24,11 +24,12 @@ def _parse(text: str) -> _Address | None:
 class TrustedProxies:
     """Whose X-Forwarded-For is believed. ``networks`` are addresses or CIDR networks."""
 
-    __slots__ = ("_networks", "_trusts")
+    __slots__ = ("_networks", "trusts")
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._networks = _networks(networks)
-        self._trusts = lru_cache(maxsize=4096)(self._is_within)  # the same few proxies come again and again
+        # Whether an address is a trusted proxy's. The same few ask again and again.
+        self.trusts: Callable[[str], bool] = lru_cache(maxsize=4096)(self._is_within)
 
     def client(self, peer: str, forwarded_for: Sequence[bytes]) -> str:
         """The client's address: X-Forwarded-For read from the right, through trusted proxies only (rule 24).
@@ -36,7 +37,7 @@ class TrustedProxies:
         ``peer`` is the other end of the connection, ``forwarded_for`` the field's values in the order received.
         What is no address ends the walk: the proxy that wrote it is the best that is known.
         """
-        if not self._networks or not forwarded_for or not self._trusts(peer):
+        if not self._networks or not forwarded_for or not self.trusts(peer):
             return peer
         client = peer
         for hop in reversed(b",".join(forwarded_for).rsplit(b",", _MAX_HOPS)[-_MAX_HOPS:]):
@@ -44,7 +45,7 @@ class TrustedProxies:
             if address is None:
                 break
             client = address
-            if not self._trusts(address):
+            if not self.trusts(address):
                 break
         return client
 
