@@ -60,7 +60,9 @@ def _secret_key() -> str:
             raise ImproperlyConfigured("SECRET_KEY is too short: it needs at least 32 characters.")
         return key
     if not EMBEDDED:
-        raise ImproperlyConfigured("SECRET_KEY is not set. Set it (or SECRET_KEY_FILE) to at least 32 random characters.")
+        raise ImproperlyConfigured(
+            "SECRET_KEY is not set. Set it (or SECRET_KEY_FILE) to at least 32 random characters."
+        )
     _private_dir(VAR_DIR)
     path = VAR_DIR / "secret_key"
     try:
@@ -139,6 +141,8 @@ DATABASES = {"default": _database}
 DATABASE_LISTEN_URL: str = env.str("DATABASE_LISTEN_URL", default=_database_url)
 REDIS_URL: str = env.str("REDIS_URL", default="")
 CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", default="filesystem://" if EMBEDDED else "")
+EVENTS_QUEUE: str = env.str("EVENTS_QUEUE", default="gateway.events")  # one for each gateway on a shared broker
+OUTBOX_LIMIT = _number("OUTBOX_LIMIT", 100_000, 1, 10**9)  # tasks that may wait to be published
 
 # --- Django --------------------------------------------------------------------------------------------------------
 DEBUG = False
