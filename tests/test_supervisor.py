@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_project.launch import CannotStart, check_ports, exclusive
+from gateway_project.probes import worker_is_ready
 from gateway_project.processes import (
     FIRST_DELAY_S,
     LONGEST_DELAY_S,
@@ -262,3 +263,43 @@ def test_a_second_gateway_with_the_same_directory_is_refused(tmp_path: Path) -> 
         pass
     with exclusive(tmp_path):
         pass
+
+
+SHARED_PORT_SERVER = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), reuse_port=True)
+print("listening", flush=True)
+while True:
+    connection, _ = listener.accept()
+    connection.recv(1000)
+    connection.sendall(f"HTTP/1.1 {sys.argv[2]} x\\r\\nContent-Length: 0\\r\\n\\r\\n".encode())
+"""
+
+
+def test_readiness_is_told_apart_for_processes_that_share_a_port() -> None:
+    port = free_port()
+    command = [sys.executable, "-c", SHARED_PORT_SERVER, str(port)]
+    with (
+        subprocess.Popen([*command, "200"], stdout=subprocess.PIPE) as ready,
+        subprocess.Popen([*command, "503"], stdout=subprocess.PIPE) as starting,
+    ):
+        try:
+            for process in (ready, starting):
+                assert process.stdout is not None
+                process.stdout.readline()
+            asks = {
+                pid: [worker_is_ready("127.0.0.1", port, pid) for _ in range(30)] for pid in (ready.pid, starting.pid)
+            }
+
+            async def ask(pid: int) -> bool:
+                return any(await asyncio.gather(*asks[pid]))
+
+            assert asyncio.run(ask(ready.pid))
+            assert not asyncio.run(ask(starting.pid))
+        finally:
+            ready.kill()
+            starting.kill()
+
+
+def test_a_port_where_nobody_listens_is_not_ready() -> None:
+    assert not asyncio.run(worker_is_ready("127.0.0.1", free_port(), os.getpid()))
