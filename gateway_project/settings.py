@@ -138,7 +138,7 @@ else:
 if TESTING:
     _database["TEST"] = {"NAME": env.str("TEST_DATABASE_NAME", default=f"test_portcullis_{os.getpid()}")}
 DATABASES = {"default": _database}
-DATABASE_LISTEN_URL: str = env.str("DATABASE_LISTEN_URL", default=_database_url)
+DATABASE_LISTEN_URL: str = env.str("DATABASE_LISTEN_URL", default="")  # default: as DATABASE_URL says
 REDIS_URL: str = env.str("REDIS_URL", default="")
 CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", default="filesystem://" if EMBEDDED else "")
 EVENTS_QUEUE: str = env.str("EVENTS_QUEUE", default="gateway.events")  # one for each gateway on a shared broker
