@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from core.path_trie import PathTrie, compile_pattern
@@ -96,14 +97,19 @@ def _entry(wire: Mapping[str, Any], grant: Grant) -> EntryRecord:
         limit = LimitPolicy.of(wire["id"], "endpoint", wire["rate_limit"], 60)
     if grant.versions is not None:
         versions = grant.versions if versions is None else versions & grant.versions
-    methods = _names(wire["methods"])
+    own_terms = limit is not grant.limit or versions != grant.versions
     return EntryRecord(
         id=wire["id"],
         path=compile_pattern(wire["path"]),
-        methods=None if methods is None else frozenset(method.encode("ascii") for method in methods),
+        methods=_methods(tuple(wire["methods"])),
         is_public=wire["is_public"],
-        grant=grant if (limit, versions) == (grant.limit, grant.versions) else Grant(limit, versions),
+        grant=Grant(limit, versions) if own_terms else grant,
     )
+
+
+@lru_cache(maxsize=1024)  # thousands of entries share few sets of methods
+def _methods(methods: tuple[str, ...]) -> frozenset[bytes] | None:
+    return None if "*" in methods else frozenset(method.encode("ascii") for method in methods)
 
 
 def _whitelist(entries: Iterable[EntryRecord]) -> PathTrie[EntryRecord]:
@@ -113,13 +119,12 @@ def _whitelist(entries: Iterable[EntryRecord]) -> PathTrie[EntryRecord]:
     return whitelist
 
 
-def _names(names: Iterable[str]) -> frozenset[str] | None:
+def _names(names: Collection[str]) -> frozenset[str] | None:
     """None for ``["*"]``: everything."""
-    found = frozenset(names)
-    return None if "*" in found else found
+    return None if "*" in names else frozenset(names)
 
 
-def _versions(names: Iterable[str]) -> frozenset[str] | None:
+def _versions(names: Collection[str]) -> frozenset[str] | None:
     """Both spellings of each version: ``2`` and ``v2`` are the same name (rule 4)."""
     found = _names(names)
     if found is None:

@@ -16,11 +16,15 @@ from core.uri_path import canonical_path
 V = TypeVar("V")
 MAX_SEGMENTS = 64
 _WILDCARD = re.compile(r"\*|\{[A-Za-z_][A-Za-z0-9_-]*\}")
+# Most patterns are canonical as typed, and an application's are compiled anew whenever one of them changes.
+_CANONICAL = re.compile(rf"(?:/(?:[\w~!$&'()+,;=:@-][\w.~!$&'()+,;=:@-]*|{_WILDCARD.pattern}))+/?", re.ASCII)
 _PRINTABLE_ASCII = "".join(map(chr, range(0x20, 0x7F)))
 
 
 def compile_pattern(pattern: str) -> bytes:
     """The canonical form of a pattern as an admin types it. Raises ValueError with a sentence for the admin."""
+    if _CANONICAL.fullmatch(pattern) and pattern.count("/") <= MAX_SEGMENTS:
+        return pattern.encode()
     if not pattern.startswith("/"):
         raise ValueError("The path must begin with a slash.")
     if "?" in pattern or "#" in pattern:
@@ -86,7 +90,8 @@ class PathTrie(Generic[V]):
         That is: the longest literal prefix; then patterns for the whole path before those with a final ``*``; then,
         from segment to segment, a literal one before ``{name}`` before the rest; then as they were laid in.
         """
-        return [value for values in self.groups(path) for value in values]
+        groups = self.groups(path)
+        return list(groups[0]) if len(groups) == 1 else [value for values in groups for value in values]
 
     def best(self, path: bytes) -> tuple[V, ...]:
         """The first of `groups`, or an empty tuple."""
