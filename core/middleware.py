@@ -12,7 +12,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class ControlMiddleware:
-    """Names the request, and takes cookies off that came by the gateway port: no panel session counts there (rule 15)."""
+    """Names the request, and drops cookies that came by the gateway port: no panel session counts there (rule 15)."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response

@@ -105,12 +105,17 @@ def locked(row: _Row, if_revision: int | None = None) -> _Row:
     if current is None:
         raise ClientFault("not_found", f"{str(row)!r} does not exist any more.")
     if if_revision is not None and current.revision != if_revision:
-        raise ClientFault(
-            "stale_revision",
-            f"{str(row)!r} was changed in revision {current.revision}; you began with revision {if_revision}.",
-            members={"current": current.revision},
-        )
+        raise stale(current, if_revision)
     return current
+
+
+def stale(row: ConfigRow, if_revision: int) -> ClientFault:
+    return ClientFault(
+        "stale_revision",
+        f"{str(row)!r} was changed in revision {row.revision}; you began with revision {if_revision}.",
+        headers=((b"etag", b'"%d"' % row.revision),),
+        members={"current": row.revision},
+    )
 
 
 _current: ContextVar[RevisionWriter | None] = ContextVar("revision_writer", default=None)

@@ -1,0 +1,88 @@
+"""What the OpenAPI document says beyond what it finds by itself."""
+
+from typing import Any
+
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import OpenApiParameter
+
+_WRITES = ("PUT", "PATCH", "DELETE")
+
+
+class AdminSchema(AutoSchema):
+    """Lists under their own names, conditional requests, and the headers of writes."""
+
+    def _get_paginator(self) -> Any:
+        paginator: Any = super()._get_paginator()  # type: ignore[no-untyped-call]
+        if paginator is not None:
+            paginator.plural = getattr(self.view, "plural", paginator.plural)
+        return paginator
+
+    def get_override_parameters(self) -> list[Any]:
+        if not hasattr(self.view, "plural"):
+            return []
+        if self.method in _WRITES:
+            return [_IF_MATCH, _PREFER, _CHANGE_REASON]
+        if self.method == "POST":
+            return [_PREFER, _CHANGE_REASON]
+        return [] if self._is_list_view() else [_IF_NONE_MATCH]
+
+
+def _header(name: str, description: str) -> OpenApiParameter:
+    return OpenApiParameter(name, str, OpenApiParameter.HEADER, description=description)
+
+
+_IF_MATCH = _header(
+    "If-Match", 'The ETag of the object as read; if it has changed since, the answer is 412. E.g. `"42"`'
+)
+_IF_NONE_MATCH = _header("If-None-Match", "An ETag; if the object is still the same, the answer is 304")
+_PREFER = _header("Prefer", "`wait=0` not to wait until the gateways have applied the change, else up to a second")
+_CHANGE_REASON = _header("X-Change-Reason", "Why, for the history")
+
+PROBLEM_SCHEMA = {
+    "type": "object",
+    "description": "A problem document (RFC 9457)",
+    "required": ["type", "title", "status", "detail", "instance", "code", "request_id"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "One sentence for whoever reads it"},
+        "instance": {"type": "string"},
+        "code": {"type": "string", "description": "Stable, for programs"},
+        "request_id": {"type": "string"},
+        "errors": {
+            "type": "object",
+            "description": "Of `invalid_field` and `conflict`: sentences by field",
+            "additionalProperties": {"type": "array", "items": {"type": "string"}},
+        },
+        "current": {"type": "integer", "description": "Of `stale_revision`: the object's present revision"},
+        "routes": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Of `conflict`: what stands in the way",
+        },
+    },
+    "example": {
+        "type": "urn:portcullis:error:invalid_field",
+        "title": "A field is not valid",
+        "status": 422,
+        "detail": "Not valid: name.",
+        "instance": "/admin/routing/services",
+        "code": "invalid_field",
+        "request_id": "6f1ed002ab5595859014ebf0951522d9",
+        "errors": {"name": ["This field is required."]},
+    },
+}
+
+
+def add_problems(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
+    """A drf-spectacular postprocessing hook: every operation may answer with a problem document."""
+    result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
+    problem = {
+        "description": "What went wrong: 4xx is the request's fault, 503 says with Retry-After when to come again",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for path in result["paths"].values():
+        for operation in path.values():
+            operation["responses"]["default"] = problem
+    return result

@@ -1,0 +1,139 @@
+"""JSON of the admin API: camelCase names, times in epoch milliseconds, strict types, and nothing silently ignored."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar, TypeVar
+
+from django.db import models
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from core.api_problems import camel
+from core.models import ConfigRow
+
+Row = TypeVar("Row", bound=models.Model)
+_LAST_MS = 253_402_300_799_999  # the end of the year 9999
+
+
+class Text(serializers.CharField):
+    """A string and nothing that looks like one."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class Flag(serializers.BooleanField):
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class WholeNumber(serializers.IntegerField):
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, int) or isinstance(data, bool):
+            self.fail("invalid")
+        return data
+
+
+@extend_schema_field({"type": "integer", "format": "int64", "description": "Milliseconds since 1970-01-01T00:00:00Z"})
+class EpochMillis(serializers.Field[datetime, int, int, datetime]):
+    default_error_messages = {
+        "invalid": "A time is a whole number of milliseconds since 1970-01-01T00:00:00Z.",
+        "range": "The time is not between 1970 and 9999.",
+    }
+
+    def to_internal_value(self, data: int) -> datetime:
+        if not isinstance(data, int) or isinstance(data, bool):
+            self.fail("invalid")
+        if not 0 <= data <= _LAST_MS:
+            self.fail("range")
+        return datetime.fromtimestamp(data / 1000, UTC)
+
+    def to_representation(self, value: datetime) -> int:
+        return epoch_ms(value)
+
+
+def epoch_ms(value: datetime) -> int:
+    return round(value.timestamp() * 1000)
+
+
+def text_list(**options: Any) -> serializers.ListField:
+    return serializers.ListField(child=Text(allow_blank=False), **options)
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """An unknown member is an error at that member; so is a read-only one that says other than the object does."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise serializers.ValidationError({"body": ["Send a JSON object."]})
+        errors = {}
+        for name in data:
+            field = self.fields.get(name)
+            if field is None:
+                errors[str(name)[:100]] = ["There is no such field."]
+            elif field.read_only and not self._says_the_same(name, data[name]):
+                errors[name] = ["This field cannot be written."]
+        if errors:
+            raise serializers.ValidationError(errors)
+        return super().to_internal_value(data)
+
+    def _says_the_same(self, name: str, value: Any) -> bool:
+        """What one has read one may send back, so that GET, change, PUT works."""
+        return self.instance is not None and self.to_representation(self.instance).get(name) == value
+
+
+class ConfigSerializer(StrictSerializer, serializers.ModelSerializer[Row]):
+    """A configuration row. Its fields are listed in Meta by attribute name and appear in camelCase."""
+
+    identity: ClassVar[str] = ""  # the attribute that stands in the URL: a PUT need not repeat it
+
+    serializer_field_mapping = {
+        **serializers.ModelSerializer.serializer_field_mapping,
+        models.CharField: Text,
+        models.TextField: Text,
+        models.BooleanField: Flag,
+        models.IntegerField: WholeNumber,
+        models.BigIntegerField: WholeNumber,
+        models.PositiveIntegerField: WholeNumber,
+        models.PositiveBigIntegerField: WholeNumber,
+        models.PositiveSmallIntegerField: WholeNumber,
+        models.DateTimeField: EpochMillis,
+    }
+
+    def get_fields(self) -> dict[str, Any]:
+        fields = {}
+        for name, field in super().get_fields().items():
+            if camel(name) != name and field.source is None:
+                field.source = name
+            if name == self.identity and self.instance is not None:
+                field.required = False
+            fields[camel(name)] = field
+        return fields
+
+    def get_validators(self) -> list[Any]:
+        return []  # what must be unique is the use-cases' to say, under their lock
+
+    def changes(self) -> dict[str, Any]:
+        """What to store, by attribute. A PUT replaces: a field that it leaves out goes back to its default."""
+        values = dict(self.validated_data)
+        if self.instance is None or self.partial:
+            return values
+        model: type[models.Model] = self.Meta.model
+        for field in self.fields.values():
+            name = field.source or ""
+            if not field.read_only and name not in values and name != self.identity:
+                values[name] = model._meta.get_field(name).get_default()  # type: ignore[union-attr]
+        return values
+
+
+CONFIG_FIELDS = ("revision", "created_at", "updated_at")
+
+
+def config_meta(model: type[ConfigRow], *writable: str, read_only: tuple[str, ...] = ()) -> Any:
+    """The Meta of a `ConfigSerializer`: id, the writable fields, the read-only ones, revision and times."""
+    fields = ("id", *writable, *read_only, *CONFIG_FIELDS)
+    return type("Meta", (), {"model": model, "fields": fields, "read_only_fields": ("id", *read_only, *CONFIG_FIELDS)})
