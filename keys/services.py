@@ -174,7 +174,7 @@ def find_live_key(secret: str) -> ApiKey | None:
 
     A key works while it is active and unexpired, and while its application is active or its user is active staff.
     """
-    digest = Digester(pepper())(secret).hex()
+    digest = Digester(pepper())(secret.encode("utf-8", "surrogatepass")).hex()
     row = ApiKey.objects.select_related("application", "user").filter(digest=digest).first()
     if row is None or not row.is_active:
         return None
@@ -191,17 +191,17 @@ def _new_key(*, name: str, scopes: Sequence[str], expires_in_days: Days, actor: 
     if days is not None and (not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= _LONGEST_DAYS):
         errors.add("expires_in_days", f"A key lives from 1 to {_LONGEST_DAYS} days; null means for ever.")
     errors.raise_any()
-    secret = generate(settings.API_KEY_PREFIX)
+    credential = generate(settings.API_KEY_PREFIX)
     row = ApiKey(
         name=name,
         scopes=list(scopes),
-        lookup_id=secret[len(settings.API_KEY_PREFIX) :][:10],
-        hash=_hasher().hash(secret),
-        digest=Digester(pepper())(secret).hex(),
+        lookup_id=credential.lookup_id,
+        hash=_hasher().hash(credential.key),
+        digest=Digester(pepper())(credential.key.encode()).hex(),
         expires_at=None if days is None else timezone.now() + timedelta(days=days),
         created_by=actor.name,
     )
-    return secret, row
+    return credential.key, row
 
 
 def _hasher() -> PasswordHasher:
