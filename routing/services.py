@@ -10,10 +10,12 @@ from typing import Any
 
 from core.faults import ClientFault
 from core.revisions import Actor, RevisionWriter, locked, revision
-from core.validation import FieldErrors, assign, invalid, taken
+from core.validation import FieldErrors, as_sentence, assign, invalid, taken
 from queues.models import QueueRoute
 from routing.checks import check_route, check_service, check_target, check_version, check_weight
+from routing.compile import compile_route, compile_service
 from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
+from routing.records import RouteRecord, ServiceRecord
 
 SERVICE_FIELDS = (
     "name", "description", "default_url", "current_version", "fallback_url", "path_prefix", "health_endpoint",
@@ -37,6 +39,7 @@ def create_service(*, actor: Actor, source: str, reason: str = "", **fields: Any
         _validate_service(service)
         refuse_taken_name(service.tenant_id, service.name)
         change.save_new(service)
+        _refuse_what_does_not_compile(service)
     return service
 
 
@@ -60,6 +63,7 @@ def update_service(
             )
         _validate_service(current)
         change.save(current, before)
+        _refuse_what_does_not_compile(current)
     return current
 
 
@@ -107,6 +111,14 @@ def _validate_service(service: ServiceConfig) -> None:
     errors.raise_any()
 
 
+def _refuse_what_does_not_compile(service: ServiceConfig) -> None:
+    """The gateways' own judgement, so that nothing is stored that they would have to skip."""
+    try:
+        ServiceRecord.from_wire(compile_service(service))
+    except ValueError as error:
+        raise invalid("body", as_sentence(error)) from None
+
+
 def refuse_taken_name(tenant_id: str | None, name: str) -> None:
     """Services and queue routes share one namespace: applications name both in ``allowedServices``."""
     if ServiceConfig.objects.filter(tenant_id=tenant_id, name=name).exists():
@@ -133,6 +145,7 @@ def create_version(
         if version.service.versions.filter(version=version.version).exists():
             raise taken("version", f"{version.service.name} has a version {version.version!r} already.")
         change.save_new(version)
+        _refuse_what_does_not_compile(version.service)
     return version
 
 
@@ -156,6 +169,7 @@ def update_version(
             )
         _validate_version(current)
         change.save(current, before)
+        _refuse_what_does_not_compile(current.service)
     return current
 
 
@@ -192,6 +206,7 @@ def create_target(
         assign(target, fields, TARGET_FIELDS)
         _validate_target(target)
         change.save_new(target)
+        _refuse_what_does_not_compile(target.version.service)
     return target
 
 
@@ -211,6 +226,7 @@ def update_target(
         assign(current, changes, TARGET_FIELDS)
         _validate_target(current)
         change.save(current, before)
+        _refuse_what_does_not_compile(current.version.service)
     return current
 
 
@@ -268,5 +284,9 @@ def _validate_route(route: Route) -> None:
     errors = FieldErrors()
     check_route(route, errors)
     errors.raise_any()
+    try:
+        RouteRecord.from_wire(compile_route(route))
+    except ValueError as error:
+        raise invalid("path", as_sentence(error)) from None
     if Route.objects.filter(tenant_id=route.tenant_id, name=route.name).exclude(pk=route.pk).exists():
         raise taken("name", f"A route named {route.name!r} exists already.")
