@@ -178,12 +178,12 @@ def control() -> ProcessSpec:
 
 
 def events_worker() -> ProcessSpec:
-    """Takes completions from the queue `gateway.events`. It waits for a broker that is away, so nobody waits for it."""
+    """Takes completions from the queue of EVENTS_QUEUE. It waits for a broker that is away, so nobody waits for it."""
     return ProcessSpec(
         name="events",
         command=(
             *(sys.executable, "-m", "celery", "--quiet", "-A", "gateway_project.celery_app", "worker"),
-            *("-Q", "gateway.events", "-n", f"gateway-events-{os.getpid()}@%h"),
+            *("-Q", settings.EVENTS_QUEUE, "-n", f"gateway-events-{os.getpid()}@%h"),
             *("--without-gossip", "--without-mingle", "-l", "WARNING"),
         ),
         environment={**os.environ, "DJANGO_SETTINGS_MODULE": "gateway_project.settings"},
