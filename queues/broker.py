@@ -20,6 +20,8 @@ def make_app(broker_url: str, folder: Path, events_queue: str, *, current: bool 
     ``folder`` is the filesystem broker's place. ``events_queue`` is where completions come back: its default queue.
     Nothing is connected yet: a broker that is away is waited for, by the events worker and by the relay.
     """
+    if _scheme(broker_url) == "filesystem":
+        broker_url = "filesystem://localhost"  # kombu warns of a URL without a host
     app = Celery("gateway", set_as_current=current)
     app.conf.update(
         # All three: by itself Celery lets the environment decide where the last two point.
@@ -47,7 +49,7 @@ def make_app(broker_url: str, folder: Path, events_queue: str, *, current: bool 
 
 
 def _transport(broker_url: str, folder: Path) -> dict[str, Any]:
-    scheme = urlsplit(broker_url).scheme
+    scheme = _scheme(broker_url)
     if scheme == "filesystem":
         return {
             "broker_transport": "queues.folder_broker:Transport",
@@ -58,3 +60,7 @@ def _transport(broker_url: str, folder: Path) -> dict[str, Any]:
     if scheme in _REDIS:
         return {"broker_transport_options": {"socket_connect_timeout": CONNECT_TIMEOUT_S}}
     return {}
+
+
+def _scheme(url: str) -> str:
+    return urlsplit(url).scheme

@@ -117,14 +117,13 @@ def _check_values(value: Any, body: bytes) -> None:
     may_be_deep = body.count(b"[") + body.count(b"{") > MAX_DEPTH
     if not may_be_deep and b"\\u" not in body:
         return
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    level, depth = [value], 0
+    while level:
         for text in _strings(level):
             _check_text(text)
-        level = list(_children(level))
-        if not level:
-            return
-    raise _too_deep()
+        if depth == MAX_DEPTH and any(isinstance(inner, dict | list) for inner in level):
+            raise _too_deep()
+        level, depth = list(_children(level)), depth + 1
 
 
 def _strings(values: list[Any]) -> Iterator[str]:

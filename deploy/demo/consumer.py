@@ -22,8 +22,8 @@ def configuration() -> dict[str, Any]:
     os.umask(0o077)  # messages are files
     messages = str(Path(folder) / "messages")
     return {
-        "broker_read_url": "filesystem://",
-        "broker_write_url": "filesystem://",
+        "broker_read_url": "filesystem://localhost",
+        "broker_write_url": "filesystem://localhost",
         "broker_transport_options": {
             "data_folder_in": messages,
             "data_folder_out": messages,
