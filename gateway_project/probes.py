@@ -30,6 +30,14 @@ async def http_answers(path: Path) -> bool:
     return False
 
 
+async def answers_on(host: str, port: int) -> bool:
+    """Whether somebody speaks HTTP on a TCP port."""
+    with contextlib.suppress(OSError, TimeoutError):
+        async with _connected(asyncio.open_connection(host, port)) as (reader, writer):
+            return await _status(reader, writer, "/health") > 0
+    return False
+
+
 async def accepts(path: Path) -> bool:
     """Whether somebody listens on a Unix socket."""
     with contextlib.suppress(OSError, TimeoutError):

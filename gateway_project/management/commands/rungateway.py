@@ -3,7 +3,8 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
@@ -36,8 +37,14 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if options["workers"] is not None:
             self._set_workers(options["workers"])
-        try:
+        with self.errors_as_sentences():
             self._run(has_events_worker=not options["no_events_worker"])
+
+    @contextmanager
+    def errors_as_sentences(self) -> Iterator[None]:
+        """Exit code 1 and the sentence, not a stack trace."""
+        try:
+            yield
         except (launch.CannotStart, CrashLoop) as error:
             self.stderr.write(f"portcullis: {error}")
             sys.exit(1)
