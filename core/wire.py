@@ -7,8 +7,8 @@ The agent says
     ``delta``    ``{"type": "delta", "revision", "token", "put": {K: [ … ]}, "drop": {K: [id, … ]}}``
     ``tick``     the feed is alive: ``{"type": "tick", "revision", "as_of"}``, ``as_of`` = epoch seconds of the last
                  successful look at the database; sent every half second, whether or not that look succeeds
-    ``reply``    to a call: ``{"type": "reply", "id", "result"}`` or ``{"type": "reply", "id", "fault": {"code", "detail",
-                 "members", "retry_after_s"}}``
+    ``reply``    to a call: ``{"type": "reply", "id", "result"}`` or ``{"type": "reply", "id", "fault"}``, ``fault`` =
+                 ``{"code", "detail", "members", "retry_after_s"}``
 A worker says
     ``join``     ``{"type": "join", "slot", "pid", "revision", "token"}`` (revision 0 when it has nothing)
     ``ack``      ``{"type": "ack", "revision", "problems"}``, ``problems`` = records that did not compile in the worker

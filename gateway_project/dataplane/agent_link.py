@@ -118,7 +118,7 @@ class AgentLink:
             await self._load_file()
         self._task = asyncio.create_task(self._run(streams), name="agent link")
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         tasks = [task for task in (self._task, *self._releases) if task is not None]
         for task in tasks:
             task.cancel()

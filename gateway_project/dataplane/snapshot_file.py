@@ -28,7 +28,7 @@ class SnapshotFileError(Exception):
 
 def write_snapshot_file(path: Path, frames: Iterable[bytes]) -> None:
     """Replace the file as a whole (mode 0600), so that a crash leaves the old one or the new one. Raises OSError."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")  # there is one writer: the agent holds a lock on the directory
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

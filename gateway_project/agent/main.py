@@ -1,0 +1,154 @@
+"""The agent: the one process of a host that speaks to the database for its workers."""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Coroutine, Iterable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from core.wire import Message
+from gateway_project.agent.follower import Follower
+from gateway_project.agent.metrics import WorkerMetrics, serve_metrics
+from gateway_project.agent.server import AgentServer, Peer
+from gateway_project.agent.snapshot_file import SnapshotKeeper
+from gateway_project.agent.store import ConfigStore
+from gateway_project.agent.writer import NodeState, Writer
+
+logger = logging.getLogger("portcullis.agent")
+
+_SOCKET_PATH_LIMIT = 107  # bytes (unix(7))
+
+
+class AgentCannotStart(Exception):
+    """The message is one sentence for whoever started it."""
+
+
+class Agent:
+    """Wires the parts together. ``server.handlers`` is the registry of what workers may call."""
+
+    def __init__(self) -> None:
+        self.store = ConfigStore()
+        self.server = AgentServer(self.store, settings.VAR_DIR / "agent.sock", self._on_message)
+        self.follower = Follower(self.store, self.server.wake)
+        self.writer = Writer(settings.NODE_NAME, self._node_states)
+        self.keeper = SnapshotKeeper(self.store, settings.VAR_DIR / "snapshot.bin", settings.MAX_CONFIG_AGE)
+        self.metrics = WorkerMetrics(self._gauges)
+        self.server.handlers["metrics"] = self._answer_metrics
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until ``stop`` is set. Raises what a part failed with, and AgentCannotStart."""
+        listener = _metrics_listener()
+        server = asyncio.create_task(self.server.run(), name="server")
+        await asyncio.to_thread(self.keeper.start_store)
+        parts = [
+            _named("writer", self.writer.run()),  # ends first, so that its last heartbeat has the workers in it
+            _named("snapshot file", self.keeper.run()),
+            _named("follower", self.follower.run()),
+            _named("metrics", serve_metrics(listener, self.metrics, settings.METRICS_TOKEN)),
+            server,
+        ]
+        logger.info("the agent is ready on %s", settings.VAR_DIR / "agent.sock")
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({stopping, *parts}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        await _end(parts)
+        logger.info("the agent has ended")
+
+    def _on_message(self, peer: Peer, message: Message) -> None:
+        kind = message["type"]
+        if kind in ("ack", "join"):
+            self.writer.acknowledged()
+        elif kind == "metrics":
+            self.metrics.take(peer.pid, message)
+        elif kind == "used":
+            self.writer.used(message["keys"])
+
+    def _node_states(self) -> list[NodeState]:
+        """One for each slot: while workers are replaced, the one that joined last."""
+        problems = list(self.store.problems.values())
+        states = [
+            NodeState(peer.slot, peer.pid, peer.applied_revision, [*problems, *peer.problems], peer.joined_at)
+            for peer in sorted(self.server.peers, key=lambda peer: peer.joined_at)
+        ]
+        return list({state.slot: state for state in states}.values())
+
+    def _gauges(self) -> Iterable[tuple[str, str, float]]:
+        age_s = time.time() - self.store.as_of if self.store.as_of else float("inf")
+        slowest = min((peer.applied_revision for peer in self.server.peers), default=self.store.position.number)
+        yield "api_gateway_config_revision", "The revision that the agent holds", self.store.position.number
+        yield "api_gateway_config_applied_revision", "The lowest revision that a worker runs on", slowest
+        yield "api_gateway_config_age_seconds", "Seconds since the database was last read", age_s
+        yield "api_gateway_config_problems", "Rows that do not compile and are skipped", len(self.store.problems)
+        yield "api_gateway_workers", "Workers that are connected to the agent", len(self.server.peers)
+
+    async def _answer_metrics(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"text": self.metrics.text().decode()}
+
+
+async def run_agent(stop: asyncio.Event) -> None:
+    """Run the agent of this host and VAR_DIR until ``stop`` is set. Raises AgentCannotStart."""
+    with only_agent(settings.VAR_DIR):
+        await Agent().run(stop)
+
+
+@contextlib.contextmanager
+def only_agent(directory: Path) -> Iterator[None]:
+    """Two agents on one directory would take each other's socket away. The lock goes with the process, however it
+    ends. Raises AgentCannotStart."""
+    path = directory / "agent.lock"
+    if len(os.fsencode(directory / "agent.sock")) > _SOCKET_PATH_LIMIT:
+        raise AgentCannotStart(f"VAR_DIR {directory} is too long a path for a Unix socket in it.")
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise AgentCannotStart(f"VAR_DIR {directory} cannot be written to: {error.strerror}.") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise AgentCannotStart(f"Another agent (pid {holder}) runs on VAR_DIR {directory} already.") from None
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, b"%d\n" % os.getpid())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _metrics_listener() -> socket.socket:
+    host, port = settings.METRICS_BIND, settings.METRICS_PORT
+    try:
+        family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AgentCannotStart(f"METRICS_PORT {port} on METRICS_BIND {host} cannot be used: {reason}.") from None
+
+
+def _named(name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.create_task(coroutine, name=name)
+
+
+async def _end(parts: list[asyncio.Task[None]]) -> None:
+    """Stop the parts one after the other; then raise what one of them failed with."""
+    failures = []
+    for part in parts:
+        part.cancel()
+        try:
+            await part
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]

@@ -1,0 +1,207 @@
+"""Serves the workers of this host over a Unix socket (frames: `core.wire`).
+
+Nothing is queued for a worker: one that is behind gets, once it reads again, one delta from where it stands to where
+the store stands then. So a slow or stopped worker costs nobody anything.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.faults import GatewayFault, InternalFault
+from core.wire import FrameReader, Message, encode
+from gateway_project.agent.store import ConfigStore, Position, Problem
+
+logger = logging.getLogger("portcullis.agent")
+
+CallHandler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+TICK_S = 0.5
+_READ_BYTES = 64 * 1024
+_CALLS_AT_ONCE = 2_000  # of one worker
+_UNREAD_LIMIT = 4 * 1024 * 1024  # bytes of replies that a worker does not fetch
+
+
+@dataclass(eq=False, slots=True)
+class Peer:
+    """A worker. ``serial`` is the store's step up to which it was sent everything; None: it needs a full load, unless
+    the ``position`` that it came with turns out to be known."""
+
+    writer: asyncio.StreamWriter
+    slot: int = -1  # before it has joined
+    pid: int = 0
+    position: Position = field(default_factory=Position)
+    serial: int | None = None
+    applied_revision: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    joined_at: float = 0.0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    calls: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class AgentServer:
+    """``handlers`` answer calls by name; they raise GatewayFault. ``on_message`` gets ``join``, ``ack``, ``metrics``
+    and ``used`` after the server has dealt with them."""
+
+    def __init__(self, store: ConfigStore, path: Path, on_message: Callable[[Peer, Message], None]) -> None:
+        self.handlers: dict[str, CallHandler] = {}
+        self.peers: set[Peer] = set()  # those that have joined
+        self._store = store
+        self._path = path
+        self._on_message = on_message
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until cancelled. Whoever calls holds the lock on VAR_DIR, so a socket that is there is a dead one's."""
+        server = await asyncio.start_unix_server(self._accept, sock=_private_socket(self._path))
+        try:
+            async with server:
+                await server.serve_forever()
+        finally:
+            for task in self._connections:
+                task.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+            self._path.unlink(missing_ok=True)
+
+    def wake(self) -> None:
+        """The store has changed, or its ``as_of`` has: tell the workers."""
+        for peer in self.peers:
+            peer.wake.set()
+
+    # --- one worker ---
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        peer = Peer(writer)
+        sending = asyncio.create_task(self._send(peer))
+        try:
+            await self._receive(peer, reader)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("worker %d is cut off: %s: %s", peer.slot, type(error).__name__, error)
+        except asyncio.CancelledError:
+            pass  # the agent ends; the server's own callback must not see it
+        finally:
+            for each in (sending, *peer.calls):
+                each.cancel()
+            writer.close()
+            self._connections.discard(task)
+            if peer in self.peers:
+                self.peers.discard(peer)
+                logger.info("worker %d (pid %d) has left", peer.slot, peer.pid)
+
+    async def _receive(self, peer: Peer, reader: asyncio.StreamReader) -> None:
+        frames = FrameReader()
+        while data := await reader.read(_READ_BYTES):
+            for message in frames.feed(data):
+                self._take(peer, message)
+
+    def _take(self, peer: Peer, message: Message) -> None:
+        kind = message["type"]
+        if kind == "call":
+            self._begin_call(peer, message)
+            return
+        if kind == "join":
+            self._join(peer, message)
+        elif kind == "ack":
+            peer.applied_revision = int(message["revision"])
+            peer.problems = message.get("problems", [])
+        self._on_message(peer, message)
+
+    def _join(self, peer: Peer, message: Message) -> None:
+        peer.slot, peer.pid, peer.joined_at = int(message["slot"]), int(message["pid"]), time.time()
+        peer.position = Position(message["revision"], message["token"])
+        peer.applied_revision = peer.position.number
+        self.peers.add(peer)
+        peer.wake.set()
+        logger.info("worker %d (pid %d) has joined at revision %d", peer.slot, peer.pid, peer.position.number)
+
+    # --- configuration ---
+
+    async def _send(self, peer: Peer) -> None:
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(TICK_S):
+                        await peer.wake.wait()
+                except TimeoutError:
+                    pass
+                peer.wake.clear()
+                if peer in self.peers and self._store.is_ready:
+                    await self._bring_up_to_date(peer)
+                    tick = {"type": "tick", "revision": self._store.position.number, "as_of": self._store.as_of}
+                    peer.writer.write(encode(tick))
+                    await peer.writer.drain()
+        except OSError:
+            pass  # its receiving half ends the connection
+
+    async def _bring_up_to_date(self, peer: Peer) -> None:
+        """Returns when all that the store holds at that moment has been written."""
+        if peer.serial is None and peer.position.number:  # revision 0 says that it has nothing
+            peer.serial = self._store.serial_of(peer.position)
+        while peer.serial != self._store.serial:
+            serial = self._store.serial
+            frames = None if peer.serial is None else self._store.frames_since(peer.serial)
+            for frame in frames if frames is not None else self._store.full_load():
+                peer.writer.write(frame)
+                await peer.writer.drain()
+            peer.serial = serial
+
+    # --- calls ---
+
+    def _begin_call(self, peer: Peer, message: Message) -> None:
+        if len(peer.calls) >= _CALLS_AT_ONCE or peer.writer.transport.get_write_buffer_size() > _UNREAD_LIMIT:
+            fault = InternalFault("overloaded", "The gateway's agent has too much to do.", retry_after_s=1)
+            peer.writer.write(encode({"type": "reply", "id": message["id"], "fault": _wire_fault(fault)}))
+            return
+        task = asyncio.create_task(self._call(peer, message))
+        peer.calls.add(task)
+        task.add_done_callback(peer.calls.discard)
+
+    async def _call(self, peer: Peer, message: Message) -> None:
+        reply: Message = {"type": "reply", "id": message["id"]}
+        try:
+            reply["result"] = await self._answer(message["name"], message["params"])
+        except GatewayFault as fault:
+            reply["fault"] = _wire_fault(fault)
+        except Exception:
+            logger.exception("the call %s failed", message["name"])
+            reply["fault"] = _wire_fault(InternalFault("internal_error", "The gateway's agent failed."))
+        peer.writer.write(encode(reply))
+
+    async def _answer(self, name: str, params: dict[str, Any]) -> dict[str, Any]:
+        handler = self.handlers.get(name)
+        if handler is None:
+            raise InternalFault("dependency_unavailable", f"This version of the agent knows no call {name[:40]!r}.")
+        return await handler(params)
+
+
+def _wire_fault(fault: GatewayFault) -> dict[str, Any]:
+    return {
+        "code": fault.code,
+        "detail": fault.detail,
+        "members": dict(fault.members),
+        "retry_after_s": fault.retry_after_s,
+    }
+
+
+def _private_socket(path: Path) -> socket.socket:
+    """Bound with mode 0600 from the first moment on. Raises OSError."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(umask)
+    return listener

@@ -1,0 +1,185 @@
+"""The compiled configuration as the agent holds it: each record once, encoded, ready to be sent to any worker.
+
+Every change of the store has a serial number, and the latest changes are remembered as sets of ids. So a worker that
+is behind, for whatever reason, gets one delta with the present state of all that changed since its own position, and
+only one that is too far behind gets everything.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+
+import orjson
+
+from core.wire import KINDS, SLICE, Message, encode
+
+Ref = tuple[str, str]  # kind, id
+Records = dict[str, dict[str, bytes]]  # kind → id → the record's JSON
+Problem = dict[str, str]  # "kind", "id", "name", "error"
+
+_HISTORY_REFS = 20_000
+_HISTORY_STEPS = 10_000
+_DELTA_REFS = 500  # above that a full load, which is sliced, is kinder to a worker's event loop
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A revision in one history. Number 0 with an empty token is the beginning of every history."""
+
+    number: int = 0
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    serial: int
+    position: Position
+    refs: frozenset[Ref]  # what may differ from the step before
+
+
+def no_records() -> Records:
+    return {kind: {} for kind in KINDS}
+
+
+class ConfigStore:
+    """``as_of`` is when (epoch seconds) the database was last seen to agree with ``position``. Not ``is_ready``:
+    there is nothing yet that a worker may run on."""
+
+    def __init__(self) -> None:
+        self.records = no_records()
+        self.as_of = 0.0
+        self.is_ready = False
+        self.problems: dict[Ref, Problem] = {}
+        self._history: deque[_Step] = deque([_Step(0, Position(), frozenset())])
+        self._history_refs = 0
+        self._delta: tuple[int, int, list[bytes]] | None = None  # from serial, to serial, frames
+
+    @property
+    def position(self) -> Position:
+        return self._history[-1].position
+
+    @property
+    def serial(self) -> int:
+        return self._history[-1].serial
+
+    # --- changes ---
+
+    def apply(
+        self,
+        steps: Iterable[tuple[Position, frozenset[Ref]]],
+        compiled: Records,
+        problems: Mapping[Ref, Problem],
+    ) -> None:
+        """Take over revisions, each with the refs that it concerns, and the present records of all these refs.
+
+        A ref with a problem keeps the record it had; one that is neither compiled nor a problem is gone.
+        """
+        steps = list(steps)
+        for kind, ref_id in frozenset[Ref]().union(*(refs for _, refs in steps)):
+            problem = problems.get((kind, ref_id))
+            if problem is not None:
+                self.problems[kind, ref_id] = problem
+                continue
+            self.problems.pop((kind, ref_id), None)
+            record = compiled[kind].get(ref_id)
+            if record is None:
+                self.records[kind].pop(ref_id, None)
+            else:
+                self.records[kind][ref_id] = record
+        for position, refs in steps:
+            self._remember(position, refs)
+
+    def load(self, position: Position, compiled: Records, problems: Mapping[Ref, Problem]) -> None:
+        """Take over everything as it stood at ``position``; what has changed here since then stays as it is.
+
+        A row with a problem keeps the record it had before, if any.
+        """
+        serial = self.serial_of(position)
+        newer = frozenset[Ref]() if serial is None else self._changed_since(serial)
+        differing = {ref for ref in self._differing(compiled) if ref not in newer and ref not in problems}
+        for kind, ref_id in differing:
+            record = compiled[kind].get(ref_id)
+            if record is None:
+                del self.records[kind][ref_id]
+            else:
+                self.records[kind][ref_id] = record
+        self.problems = {ref: each for ref, each in self.problems.items() if ref in newer} | {
+            ref: each for ref, each in problems.items() if ref not in newer
+        }
+        target = position if serial is None else self.position
+        if differing or target != self.position:
+            self._remember(target, frozenset(differing))
+
+    def _differing(self, compiled: Records) -> Iterator[Ref]:
+        for kind in KINDS:
+            held, fresh = self.records[kind], compiled[kind]
+            yield from ((kind, ref_id) for ref_id, record in fresh.items() if held.get(ref_id) != record)
+            yield from ((kind, ref_id) for ref_id in held.keys() - fresh.keys())
+
+    def start_from(self, position: Position, records: Records, as_of: float) -> None:
+        """Begin with the last good snapshot."""
+        self.records, self.as_of = records, as_of
+        self._history = deque([_Step(self.serial + 1, position, frozenset())])
+        self._history_refs = 0
+
+    def _remember(self, position: Position, refs: frozenset[Ref]) -> None:
+        self._history.append(_Step(self.serial + 1, position, refs))
+        self._history_refs += len(refs)
+        while len(self._history) > 1 and (len(self._history) > _HISTORY_STEPS or self._history_refs > _HISTORY_REFS):
+            self._history.popleft()
+            self._history_refs -= len(self._history[0].refs)  # the oldest step is where one can stand, no more
+
+    # --- what workers get ---
+
+    def serial_of(self, position: Position) -> int | None:
+        """The first step at which the store stood there. None: unknown, or too long ago."""
+        return next((step.serial for step in self._history if step.position == position), None)
+
+    def frames_since(self, serial: int) -> list[bytes] | None:
+        """One delta from that step to the present; None when only a full load helps."""
+        if self._delta is not None and self._delta[:2] == (serial, self.serial):
+            return self._delta[2]
+        refs = self._changed_since(serial) if serial >= self._history[0].serial else None
+        if refs is None or len(refs) > _DELTA_REFS:
+            return None
+        frames = [encode(self._delta_message(refs))]
+        self._delta = serial, self.serial, frames  # workers are mostly at the same point
+        return frames
+
+    def _changed_since(self, serial: int) -> frozenset[Ref]:
+        steps = takewhile(lambda step: step.serial > serial, reversed(self._history))
+        return frozenset[Ref]().union(*(step.refs for step in steps))
+
+    def _delta_message(self, refs: Iterable[Ref]) -> Message:
+        put: dict[str, list[orjson.Fragment]] = {}
+        drop: dict[str, list[str]] = {}
+        for kind, ref_id in sorted(refs):
+            record = self.records[kind].get(ref_id)
+            if record is not None:
+                put.setdefault(kind, []).append(orjson.Fragment(record))
+            elif (kind, ref_id) not in self.problems:
+                drop.setdefault(kind, []).append(ref_id)
+        return {
+            "type": "delta",
+            "revision": self.position.number,
+            "token": self.position.token,
+            "put": put,
+            "drop": drop,
+        }
+
+    def full_load(self) -> Iterator[bytes]:
+        """The frames of a full load. The state is the one at the call, whatever changes while they are sent."""
+        position, as_of = self.position, self.as_of
+        slices = [(kind, list(self.records[kind].values())) for kind in KINDS]
+        return _frames(position, as_of, slices)
+
+
+def _frames(position: Position, as_of: float, slices: list[tuple[str, list[bytes]]]) -> Iterator[bytes]:
+    at = {"revision": position.number, "token": position.token}
+    yield encode({"type": "reset", **at})
+    for kind, records in slices:
+        for start in range(0, len(records), SLICE):
+            part = [orjson.Fragment(record) for record in records[start : start + SLICE]]
+            yield encode({"type": "records", "kind": kind, "records": part})
+    yield encode({"type": "commit", **at, "as_of": as_of})
