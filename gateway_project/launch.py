@@ -21,7 +21,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from access.models import SetupCompletion
-from gateway_project.probes import accepts, http_answers, worker_is_ready
+from gateway_project.probes import worker_is_ready
 from gateway_project.processes import ProcessSpec
 from gateway_project.supervisor import say
 from gateway_project.worker_settings import worker_settings
@@ -29,19 +29,28 @@ from gateway_project.worker_settings import worker_settings
 SECRET_NAMES = ("SECRET_KEY", "KEY_PEPPER", "DATABASE_URL", "DATABASE_LISTEN_URL", "CELERY_BROKER_URL", "REDIS_URL",
                 "SETUP_TOKEN", "METRICS_TOKEN")  # fmt: skip
 DRAIN_TIMEOUT_S = 35.0  # a worker's second of grace, its 30 s for requests in flight, and some slack
-# glibc keeps what a thread has freed: 19 MiB for each thread that has ever computed argon2. Large blocks go to mmap.
-_RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+_SOCKET_PATH_LIMIT = 107  # bytes (unix(7))
 
 
 class CannotStart(Exception):
     """``str()`` is the one sentence that says why."""
 
 
+def make_var_dir() -> None:
+    """Raises CannotStart."""
+    path = settings.VAR_DIR
+    if len(os.fsencode(path / "control.sock")) > _SOCKET_PATH_LIMIT:
+        raise CannotStart(f"VAR_DIR {path} is too long a path for a Unix socket in it.")
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotStart(f"VAR_DIR {path} cannot be made: {error.strerror}.") from None
+
+
 @contextlib.contextmanager
 def exclusive(var_dir: Path) -> Iterator[None]:
     """One gateway for each VAR_DIR: its sockets and files are named there. Raises CannotStart."""
     try:
-        var_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(var_dir / "gateway.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise CannotStart(f"VAR_DIR {var_dir} cannot be written: {error.strerror}.") from None
@@ -155,26 +164,6 @@ def workers() -> list[ProcessSpec]:
         )
         for slot in range(settings.WORKERS)
     ]
-
-
-def agent() -> ProcessSpec:
-    path = settings.VAR_DIR / "agent.sock"
-    return ProcessSpec(
-        name="agent",
-        command=(sys.executable, "manage.py", "runagent"),
-        environment={**os.environ, **_RETURN_MEMORY},
-        is_ready=lambda _: accepts(path),
-    )
-
-
-def control() -> ProcessSpec:
-    path = settings.VAR_DIR / "control.sock"
-    return ProcessSpec(
-        name="control",
-        command=(sys.executable, "-m", "gateway_project.control_server"),
-        environment={**os.environ, **_RETURN_MEMORY},
-        is_ready=lambda _: http_answers(path),
-    )
 
 
 def events_worker() -> ProcessSpec:

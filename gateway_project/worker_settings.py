@@ -1,6 +1,4 @@
-"""`WorkerSettings` from Django's settings. Run as a module it prints them, for a worker that starts by itself."""
-
-import sys
+"""`WorkerSettings` from Django's settings."""
 
 from django.conf import settings
 
@@ -40,7 +38,3 @@ def worker_settings(slot: int = 0) -> WorkerSettings:
         metrics_port=settings.METRICS_PORT,
         metrics_token=settings.METRICS_TOKEN,
     )
-
-
-if __name__ == "__main__":
-    sys.stdout.buffer.write(worker_settings().to_json())

@@ -49,7 +49,8 @@ What one needs to try it is printed and kept in VAR_DIR/demo.json."""
             super().handle(*args, **options)
             return
         with self.errors_as_sentences():
-            launch.prepare_database()
+            launch.make_var_dir()
+            self.prepare()
             self._seed(options["seed_only"])
             self._print_what_to_try()
 

@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from gateway_project import launch
+from gateway_project import companions, launch
 from gateway_project.processes import CrashLoop, ProcessSpec
 from gateway_project.static_files import collect_if_stale
 from gateway_project.supervisor import Supervisor, say
@@ -63,6 +63,13 @@ class Command(BaseCommand):
             f"gateway on http://{settings.BIND}:{settings.PORT}, panel on http://{settings.PANEL_BIND}:{settings.ADMIN_PORT}"
         )
 
+    def prepare(self) -> None:
+        """Database and static files, before any process needs them. Raises CannotStart."""
+        if settings.EMBEDDED:
+            collect_if_stale()
+        os.umask(0o077)  # everything in VAR_DIR is this user's alone
+        launch.prepare_database()
+
     def _set_workers(self, count: int) -> None:
         if not 1 <= count <= 512:
             self.stderr.write(f"portcullis: --workers must be from 1 to 512, not {count}.")
@@ -72,16 +79,17 @@ class Command(BaseCommand):
 
     def _run(self, *, has_events_worker: bool) -> None:
         launch.check_ports([*launch.gateway_addresses(), *self.extra_addresses()])
+        launch.make_var_dir()
         with launch.exclusive(settings.VAR_DIR):
+            self.prepare()
             launch.raise_descriptor_limit()
-            launch.prepare_database()
-            if settings.EMBEDDED:
-                collect_if_stale()
             setup_token = launch.make_setup_token()
             if settings.WORKERS > 1 and not settings.REDIS_URL:
                 say("rate limits count per worker: REDIS_URL is not set and there are several workers")
-            others = [launch.control(), *self._events_worker(has_events_worker), *self.extra_processes()]
-            asyncio.run(self._supervise([launch.workers(), others, [launch.agent()]], setup_token))
+            control = companions.control(settings.VAR_DIR / "control.sock")
+            others = [control, *self._events_worker(has_events_worker), *self.extra_processes()]
+            agent = companions.agent(settings.VAR_DIR / "agent.sock")
+            asyncio.run(self._supervise([launch.workers(), others, [agent]], setup_token))
         say("stopped")
 
     def _events_worker(self, is_wanted: bool) -> list[ProcessSpec]:
