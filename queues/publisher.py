@@ -13,6 +13,7 @@ from kombu import Connection, Producer, Queue
 from kombu.exceptions import OperationalError
 
 from queues.broker import FAILED, SUCCEEDED
+from queues.json_values import restored
 from queues.models import QueuedTask, QueueRoute
 
 CONFIRM_TIMEOUT_S = 10
@@ -129,12 +130,13 @@ class Publisher:
 
     def _message(self, task: QueuedTask) -> Any:
         as_members = task.arguments == QueueRoute.Arguments.MEMBERS
+        body = restored(task.body)
         back = {"queue": self._app.conf.task_default_queue, "serializer": "json"}
         return self._app.amqp.as_task_v2(
             task.id,
             task.task_name,
-            args=() if as_members else (task.body,),
-            kwargs=task.body if as_members else {},
+            args=() if as_members else (body,),
+            kwargs=body if as_members else {},
             # In the message, for the consumer to see: as the broker's own TTL the task would vanish without a word.
             expires=task.expires_at,
             callbacks=[self._app.signature(SUCCEEDED, kwargs={"task_id": task.id}, options=back)],

@@ -7,21 +7,17 @@ step is one conditional UPDATE that never leads back: the first end stays the en
 """
 
 from datetime import datetime
-from math import isfinite
 from typing import Any
 
-import orjson
 from django.db.models import Case, F, QuerySet, Value, When
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from core.faults import ClientFault
+from queues.json_values import restored, storable, storable_text
 from queues.models import QueuedTask
 
-RESULT_LIMIT = 64 * 1024  # bytes of JSON
-RESULT_DEPTH = 64
 ERROR_LIMIT = 2000  # characters
-_INTEGERS = range(-(2**63), 2**64)  # what orjson carries
 _REASON_UNKNOWN = "The task failed. Its consumer did not tell the reason (only one started with -E does)."
 State = QueuedTask.State
 
@@ -45,7 +41,7 @@ def started(task_id: str, at: datetime) -> None:
 def succeeded(task_id: str, result: Any) -> bool:
     """The task's end, with what it returned. False if it had ended before."""
     changed = _unfinished(task_id).update(
-        state=State.SUCCEEDED, finished_at=timezone.now(), result=storable_result(result), error=""
+        state=State.SUCCEEDED, finished_at=timezone.now(), result=storable(result), error=""
     )
     return changed == 1
 
@@ -78,45 +74,9 @@ def document(task_id: str, application_id: str) -> dict[str, Any]:
         "published_at": _iso(task.published_at),
         "started_at": _iso(task.started_at),
         "finished_at": _iso(task.finished_at),
-        "result": task.result,
+        "result": restored(task.result),
         "error": error,
     }
-
-
-def storable_result(value: Any) -> Any:
-    """A task's return value as JSON that database and wire format hold; a note in its place where it is too large.
-
-    kombu has decoded it, so it may hold dates, UUIDs and decimals: they become strings.
-    """
-    try:
-        plain = _plain(value, RESULT_DEPTH)
-    except ValueError:
-        return {"omitted": f"The result is nested more than {RESULT_DEPTH} levels deep."}
-    size = len(orjson.dumps(plain))
-    if size > RESULT_LIMIT:
-        return {"omitted": f"The result has {size} bytes of JSON, more than the {RESULT_LIMIT} that are kept."}
-    return plain
-
-
-def storable_text(text: str) -> str:
-    """The text without what PostgreSQL cannot hold: U+0000 and halves of surrogate pairs."""
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
-
-
-def _plain(value: Any, levels: int) -> Any:
-    if not levels:
-        raise ValueError("too deep")
-    if isinstance(value, dict):
-        return {storable_text(str(name)): _plain(member, levels - 1) for name, member in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(member, levels - 1) for member in value]
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int) and value in _INTEGERS:
-        return value
-    if isinstance(value, float):
-        return value if isfinite(value) else None  # JSON has neither NaN nor infinities
-    return storable_text(value.isoformat() if hasattr(value, "isoformat") else str(value))
 
 
 def _step(before: list[str], after: str) -> Case:
