@@ -175,16 +175,8 @@ async def serve_metrics(listener: socket.socket, metrics: WorkerMetrics, token: 
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    config = uvicorn.Config(
-        application,
-        interface="asgi3",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-    )
-    server = _Server(config)
+    quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False, "server_header": False}
+    server = _Server(uvicorn.Config(application, interface="asgi3", lifespan="off", ws="none", **quiet))
     serving = asyncio.create_task(server.serve([listener]))
     try:
         await asyncio.shield(serving)
