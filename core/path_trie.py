@@ -18,7 +18,7 @@ MAX_SEGMENTS = 64
 _WILDCARD = re.compile(r"\*|\{[A-Za-z_][A-Za-z0-9_-]*\}")
 # Most patterns are canonical as typed, and an application's are compiled anew whenever one of them changes.
 _CANONICAL = re.compile(rf"(?:/(?:[\w~!$&'()+,;=:@-][\w.~!$&'()+,;=:@-]*|{_WILDCARD.pattern}))+/?", re.ASCII)
-_PRINTABLE_ASCII = "".join(map(chr, range(0x20, 0x7F)))
+_ASCII = "".join(map(chr, range(128)))
 
 
 def compile_pattern(pattern: str) -> bytes:
@@ -45,7 +45,14 @@ def _compile_segment(segment: str) -> bytes:
             "{name} and * stand for a whole segment each; a name is made of letters, digits, hyphens and underscores. "
             "Write %2A for an asterisk itself."
         )
-    return canonical_path(b"/" + quote(segment, safe=_PRINTABLE_ASCII).encode())[1:]
+    return canonical_path(b"/" + quote(segment, safe=_ASCII).encode())[1:]
+
+
+def pattern_shape(pattern: bytes) -> bytes:
+    """One octet for each segment: 0 a literal one, 1 a wildcard, 2 the rest. Of patterns that match one path, a lesser
+    shape is more specific."""
+    *inner, last = pattern.split(b"/")[1:]
+    return bytes((*map(_is_single, inner), 2 if last == b"*" else _is_single(last)))
 
 
 class _Node(Generic[V]):

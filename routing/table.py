@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from core.faults import ClientFault
-from core.path_trie import PathTrie
+from core.path_trie import PathTrie, pattern_shape
 from routing.records import RouteRecord
 
 # Names that no service may have: the gateway's own paths under /api/v1/ (and v1, v2, …, see `implicit`).
@@ -16,20 +16,19 @@ RESERVED_NAMES = frozenset((b"tasks", b"management", b"auth"))
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A route with its place among those that match the same host rule and path, computed once."""
+    """A route with its place among those that match the same host and path, computed once."""
 
     route: RouteRecord
     literal_segments: int  # before the first wildcard; equal counts on one path mean equal literal prefixes
-    order: tuple[int, bool]  # priority, higher first, then patterns for the whole path
+    order: tuple[int, bool, bytes, str]  # among those of equal literal prefix; ids sort by age
 
     @classmethod
     def of(cls, route: RouteRecord) -> _Rule:
-        segments = route.path.split(b"/")[1:]
-        wildcards = (index for index, segment in enumerate(segments) if segment == b"*" or segment[:1] == b"{")
-        return cls(route, next(wildcards, len(segments)), (-route.priority, segments[-1] == b"*"))
+        shape = pattern_shape(route.path)
+        literals = len(shape) - len(shape.lstrip(b"\0"))
+        return cls(route, literals, (-route.priority, shape[-1] == 2, shape, route.id))
 
 
-_by_id = attrgetter("route.id")  # ids of one prefix sort by age
 _by_order = attrgetter("order")
 _Trie = PathTrie[_Rule]
 
@@ -122,7 +121,6 @@ def _decide(rules: list[_Rule], method: bytes) -> RouteRecord:
         prefix = rules[0].literal_segments
         group = [rule for rule in rules if rule.literal_segments == prefix]
         if len(group) > 1:
-            group.sort(key=_by_id)
             group.sort(key=_by_order)
     for rule in group:
         route = rule.route
