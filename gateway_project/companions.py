@@ -11,6 +11,8 @@ from gateway_project.processes import ProcessSpec
 
 # glibc keeps what a thread has freed: 19 MiB for each thread that has ever computed argon2. Large blocks go to mmap.
 _RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+# Celery's warning is about pickled tasks; ours are JSON. Containers and CI often have no other user than root.
+CALM_CELERY = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges"}
 
 
 def agent(socket_path: Path) -> ProcessSpec:

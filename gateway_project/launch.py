@@ -21,6 +21,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from access.models import SetupCompletion
+from gateway_project.companions import CALM_CELERY
 from gateway_project.probes import worker_is_ready
 from gateway_project.processes import ProcessSpec
 from gateway_project.supervisor import say
@@ -158,6 +159,7 @@ def workers() -> list[ProcessSpec]:
             name=f"worker-{slot}",
             command=(sys.executable, "-m", "gateway_project.dataplane.worker"),
             stdin=worker_settings(slot).to_json(),
+            has_stdout=True,
             environment=environment,
             is_ready=partial(worker_is_ready, settings.BIND, settings.PORT),
             stop_timeout_s=DRAIN_TIMEOUT_S,
@@ -175,5 +177,5 @@ def events_worker() -> ProcessSpec:
             *("-Q", settings.EVENTS_QUEUE, "-n", f"gateway-events-{os.getpid()}@%h"),
             *("--without-gossip", "--without-mingle", "-l", "WARNING"),
         ),
-        environment={**os.environ, "DJANGO_SETTINGS_MODULE": "gateway_project.settings"},
+        environment={**os.environ, **CALM_CELERY, "DJANGO_SETTINGS_MODULE": "gateway_project.settings"},
     )

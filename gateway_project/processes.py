@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TAIL_LINES = 20  # of a child's standard error, kept to say why it died
+TAIL_LINES = 20  # of a child's output, kept to say why it died
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 10.0
 STABLE_AFTER_S = 30.0  # whoever has lived this long starts again at once when it dies
@@ -33,12 +33,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to start. ``is_ready`` is asked with the process id until it says yes; without it a process that has
-    lived for `settle_s` counts as ready. ``stop_timeout_s`` after SIGTERM it is killed."""
+    """What to start. What it writes is relayed line by line under its name, but with ``has_stdout`` its standard output
+    goes where ours goes: it is data (an access log). ``is_ready`` is asked with the process id until it says yes;
+    without it a process that has lived for `settle_s` counts as ready. ``stop_timeout_s`` after SIGTERM it is killed.
+    """
 
     name: str
     command: tuple[str, ...]
     stdin: bytes = b""
+    has_stdout: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     is_ready: Callable[[int], Awaitable[bool]] | None = None
     settle_s: float = 3.0
@@ -71,7 +74,7 @@ class Child:
         self.is_ready = False
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._process = process
-        self._relay = asyncio.create_task(self._relay_stderr())
+        self._relay = asyncio.create_task(self._relay_output())
 
     @classmethod
     async def start(cls, spec: ProcessSpec) -> Child:
@@ -79,7 +82,8 @@ class Child:
         process = await asyncio.create_subprocess_exec(
             *spec.command,
             stdin=asyncio.subprocess.PIPE if spec.stdin else asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            stdout=None if spec.has_stdout else asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE if spec.has_stdout else asyncio.subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=partial(_die_with_parent, os.getpid()),
             cwd=ROOT,
@@ -141,8 +145,8 @@ class Child:
             return self.age_s >= self.spec.settle_s
         return await self.spec.is_ready(self.pid)
 
-    async def _relay_stderr(self) -> None:
-        stream = self._process.stderr
+    async def _relay_output(self) -> None:
+        stream = self._process.stderr or self._process.stdout
         if stream is None:
             return
         while True:

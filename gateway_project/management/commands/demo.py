@@ -13,6 +13,7 @@ from django.db import DatabaseError, connection
 
 from deploy.demo.seed import ADMIN_USER, QUEUES, Credentials, seed
 from gateway_project import launch
+from gateway_project.companions import CALM_CELERY
 from gateway_project.management.commands import rungateway
 from gateway_project.probes import answers_on
 from gateway_project.processes import ProcessSpec
@@ -152,7 +153,7 @@ def _consumer() -> ProcessSpec:
             *("-P", "solo", "-Q", ",".join(QUEUES), "-n", f"demo-{os.getpid()}@%h", "-l", "WARNING"),
             *("--without-gossip", "--without-mingle"),
         ),
-        environment=_plain_environment() | broker,
+        environment=_plain_environment() | CALM_CELERY | broker,
     )
 
 
