@@ -8,8 +8,7 @@ from keys.credential import Digester, is_well_formed
 from keys.records import KeyRecord
 
 MAX_KEY_BYTES = 256  # longer ones are refused before they are hashed
-CHALLENGE = (b"www-authenticate", b'Bearer realm="portcullis"')  # for requests without credentials
-_INVALID = (b"www-authenticate", b'Bearer realm="portcullis", error="invalid_token"')  # RFC 6750 section 3.1
+_CHALLENGE = (b"www-authenticate", b'Bearer realm="portcullis", error="invalid_token"')  # RFC 6750 section 3.1
 
 
 def authenticate(
@@ -27,17 +26,17 @@ def authenticate(
     if record is None:
         raise _unknown(key, prefix, is_feed_fresh)
     if record.expires_at is not None and record.expires_at <= now:
-        raise _invalid()
+        raise invalid_credentials()
     return record
 
 
 def _unknown(key: bytes, prefix: bytes, is_feed_fresh: bool) -> GatewayFault:
     if is_feed_fresh or not is_well_formed(key, prefix):
-        return _invalid()
+        return invalid_credentials()
     detail = "The gateway cannot tell at the moment whether the key is valid."
     return InternalFault("dependency_unavailable", detail, retry_after_s=1)
 
 
-def _invalid() -> PolicyDenied:
-    """One answer for unknown, wrong, revoked and expired keys (rule 17)."""
-    return PolicyDenied("invalid_credentials", "The API key is not valid.", headers=(_INVALID,))
+def invalid_credentials() -> PolicyDenied:
+    """The one answer for whatever is wrong with a key, so that it tells nothing of keys that exist."""
+    return PolicyDenied("invalid_credentials", "The API key is not valid.", headers=(_CHALLENGE,))
