@@ -55,7 +55,7 @@ class LocalLimiter:
         """Look at up to ``budget`` buckets. A timer calls this often, so that no call takes long."""
         now_ns = int(now * 1e9)
         if not self._old:
-            self._old, self._young = self._young, self._old
+            self._old, self._young = self._young, {}  # a new one: an emptied dict keeps the room of its best days
         for _ in range(min(budget, len(self._old))):
             bucket, tat = self._old.popitem()
             if tat > now_ns:
