@@ -12,6 +12,7 @@ import re
 from typing import Any, ClassVar, Generic, TypedDict, TypeVar, cast
 from urllib.parse import unquote
 
+from django.db.models import Model
 from django.http import HttpRequest
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -26,6 +27,7 @@ from core.revisions import Actor, observed, stale
 from core.serializers import ConfigSerializer
 from core.validation import is_storable
 
+AnyRow = TypeVar("AnyRow", bound=Model)
 Row = TypeVar("Row", bound=ConfigRow)
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,6})\"?\s*(?=$|[,;])", re.IGNORECASE)
@@ -54,24 +56,24 @@ def _reason(request: Request) -> str:
     return reason
 
 
-def etag(row: ConfigRow) -> str:
-    return f'"{row.revision}"'
+def entity_tag(revision: int) -> str:
+    return f'"{revision}"'
 
 
-def if_match(request: Request, row: ConfigRow) -> int | None:
-    """The revision that the row must still have: None when any will do (RFC 9110 section 13.1.1)."""
+def if_match(request: Request, present: int) -> int | None:
+    """The revision that the object must still have: None when any will do (RFC 9110 section 13.1.1)."""
     header = request.headers.get("If-Match")
     if header is None or header.strip() == "*":
         return None
     wanted = _entity_tags(header, weak=False)
-    if row.revision in wanted:
-        return row.revision
+    if present in wanted:
+        return present
     return next(iter(wanted), -1)
 
 
-def is_unchanged(request: Request, row: ConfigRow) -> bool:
+def is_unchanged(request: Request, present: int) -> bool:
     header = request.headers.get("If-None-Match", "")
-    return header.strip() == "*" or (bool(header) and row.revision in _entity_tags(header, weak=True))
+    return header.strip() == "*" or (bool(header) and present in _entity_tags(header, weak=True))
 
 
 def _entity_tags(header: str, *, weak: bool) -> list[int]:
@@ -96,18 +98,33 @@ def settle(request: HttpRequest | Request, response: Response, numbers: list[int
     return response
 
 
-def row_word(model: type[ConfigRow]) -> str:
-    return model.kind.replace("_", " ")
-
-
-class ConfigViewSet(GenericViewSet[Row], Generic[Row]):
-    """GET and POST on the list; GET, PUT, PATCH and DELETE on the object."""
+class ListViewSet(GenericViewSet[AnyRow], Generic[AnyRow]):
+    """GET on a list and on one of its objects. Rows are found in ``get_queryset`` by ``lookup_field``."""
 
     resource: ClassVar[str]  # permissions are admin:<resource>:<action>
     plural: ClassVar[str]  # the member of the answer that holds the list
     orderings: ClassVar[dict[str, str]] = {"name": "name", "createdAt": "created_at", "updatedAt": "updated_at"}
+    default_ordering: ClassVar[str] = ""  # empty: the first of them
     filter_backends = [StrictFilterBackend]
     pagination_class = CursorPages
+
+    def get_object(self) -> AnyRow:
+        name = self.kwargs[self.lookup_field]
+        row: AnyRow | None = self.get_queryset().filter(**{self.lookup_field: name}).first()
+        if row is None:
+            raise ClientFault("not_found", f"There is nothing named {name!r} here.")
+        return row
+
+    def list(self, request: Request, **_: Any) -> Response:
+        page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
+        return self.get_paginated_response(self.get_serializer(page, many=True).data)
+
+    def retrieve(self, request: Request, **_: Any) -> Response:
+        return Response(self.get_serializer(self.get_object()).data)
+
+
+class ConfigViewSet(ListViewSet[Row], Generic[Row]):
+    """Beside GET: POST on the list; PUT, PATCH and DELETE on the object."""
 
     # --- what a subclass gives ---
     def store(self, values: dict[str, Any], author: Author) -> tuple[Row, dict[str, Any]]:
@@ -124,17 +141,6 @@ class ConfigViewSet(GenericViewSet[Row], Generic[Row]):
         raise NotImplementedError
 
     # --- what all have in common ---
-    def get_object(self) -> Row:
-        name = self.kwargs[self.lookup_field]
-        row: Row | None = self.get_queryset().filter(**{self.lookup_field: name}).first()
-        if row is None:
-            raise ClientFault("not_found", f"There is no such {row_word(self.get_queryset().model)}: {name}.")
-        return row
-
-    def list(self, request: Request, **_: Any) -> Response:
-        page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
-        return self.get_paginated_response(self.get_serializer(page, many=True).data)
-
     def create(self, request: Request, **_: Any) -> Response:
         serializer = self._validated(request)
         with observed() as numbers:
@@ -145,9 +151,10 @@ class ConfigViewSet(GenericViewSet[Row], Generic[Row]):
 
     def retrieve(self, request: Request, **_: Any) -> Response:
         row = self.get_object()
-        if is_unchanged(request, row):
-            return Response(status=304, headers={"ETag": etag(row)})
-        return self.answer(row, {})
+        headers = {"ETag": entity_tag(row.revision), "Cache-Control": "private, no-cache"}
+        if is_unchanged(request, row.revision):
+            return Response(status=304, headers=headers)
+        return Response(self.get_serializer(row).data, headers=headers)
 
     def update(self, request: Request, **_: Any) -> Response:
         return self._change(request, partial=False)
@@ -158,15 +165,17 @@ class ConfigViewSet(GenericViewSet[Row], Generic[Row]):
     def destroy(self, request: Request, **_: Any) -> Response:
         row = self.get_object()
         with observed() as numbers:
-            self.remove(row, if_match(request, row), author(request))
+            self.remove(row, if_match(request, row.revision), author(request))
         return settle(request, Response(status=204), numbers)
 
     def answer(self, row: Row, members: dict[str, Any], status: int = 200) -> Response:
-        return Response({**self.get_serializer(row).data, **members}, status=status, headers={"ETag": etag(row)})
+        return Response(
+            {**self.get_serializer(row).data, **members}, status=status, headers={"ETag": entity_tag(row.revision)}
+        )
 
     def _change(self, request: Request, *, partial: bool) -> Response:
         row = self.get_object()
-        expected = if_match(request, row)
+        expected = if_match(request, row.revision)
         if expected is not None and expected != row.revision:
             raise stale(row, expected)
         serializer = self._validated(request, row, partial=partial)

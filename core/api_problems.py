@@ -40,7 +40,7 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> HttpRespo
 
 def problem_response(fault: GatewayFault, request: HttpRequest | Request) -> HttpResponse:
     request_id = getattr(request, "request_id", "") or new_request_id()
-    status, headers, body = render(_camelized(fault), request.path, request_id)
+    status, headers, body = render(fault, request.path, request_id)
     response = HttpResponse(body, status=status)
     for name, value in headers:
         response[name.decode("latin-1")] = value.decode("latin-1")
@@ -51,7 +51,7 @@ def problem_response(fault: GatewayFault, request: HttpRequest | Request) -> Htt
 def as_fault(error: BaseException | None) -> GatewayFault:
     """The fault that stands for an exception. What nobody foresaw is logged, and told without any detail."""
     if isinstance(error, GatewayFault):
-        return error
+        return _camelized(error)
     if isinstance(error, exceptions.APIException):
         return _from_framework(error)
     if isinstance(error, OperationalError | InterfaceError):

@@ -42,10 +42,12 @@ class Filters(django_filters.FilterSet):  # type: ignore[misc]
         return queryset.filter(wanted)
 
 
-def flag_filter(column: str) -> django_filters.TypedChoiceFilter:
+def flag_filter(column: str, method: str | None = None) -> django_filters.TypedChoiceFilter:
     """``true`` or ``false``, and no third thing that would silently filter nothing."""
     choices = (("true", "true"), ("false", "false"))
-    return django_filters.TypedChoiceFilter(field_name=column, choices=choices, coerce=lambda text: text == "true")
+    return django_filters.TypedChoiceFilter(
+        field_name=column, choices=choices, coerce=lambda text: text == "true", method=method
+    )
 
 
 class StrictFilterBackend(DjangoFilterBackend):  # type: ignore[misc]
@@ -60,7 +62,7 @@ class StrictFilterBackend(DjangoFilterBackend):  # type: ignore[misc]
 
 
 class CursorPages(BasePagination):
-    """The view names its ``plural`` and its ``orderings``: {name in the URL: column}; the first is the default."""
+    """The view names its ``plural``, its ``orderings`` {name in the URL: column}, and its ``default_ordering``."""
 
     plural = "rows"
 
@@ -68,7 +70,7 @@ class CursorPages(BasePagination):
         self.plural = view.plural
         self._count = queryset.count()
         limit = _limit(request.query_params)
-        name, column, descending = _ordering(request.query_params, view.orderings)
+        name, column, descending = _ordering(request.query_params, view)
         queryset = queryset.order_by(*_columns(column, descending))
         cursor = request.query_params.get("cursor")
         if cursor:
@@ -111,12 +113,12 @@ def _limit(params: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _ordering(params: Mapping[str, str], orderings: Mapping[str, str]) -> tuple[str, str, bool]:
+def _ordering(params: Mapping[str, str], view: Any) -> tuple[str, str, bool]:
     """The name with its sign, the column, and whether it descends."""
-    wanted = params.get("ordering") or next(iter(orderings))
-    column = orderings.get(wanted.removeprefix("-"))
+    wanted = params.get("ordering") or view.default_ordering or next(iter(view.orderings))
+    column = view.orderings.get(wanted.removeprefix("-"))
     if column is None:
-        raise ValidationError({"ordering": [f"One of {', '.join(orderings)}; a minus before it turns it round."]})
+        raise ValidationError({"ordering": [f"One of {', '.join(view.orderings)}; a minus before it turns it round."]})
     return wanted, column, wanted.startswith("-")
 
 

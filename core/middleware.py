@@ -25,4 +25,5 @@ class ControlMiddleware:
             request.META.pop("HTTP_COOKIE", None)
         response = self._get_response(request)
         response["X-Request-ID"] = request_id
+        response.headers.setdefault("Cache-Control", "no-store")
         return response

@@ -1,9 +1,10 @@
-"""JSON in, strictly: what PostgreSQL or the gateways could not hold is refused here with a sentence."""
+"""JSON in and out. Strictly: what PostgreSQL or the gateways could not hold is refused here with a sentence."""
 
 from collections.abc import Mapping
 from typing import IO, Any
 
 import orjson
+from rest_framework.metadata import BaseMetadata
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
@@ -59,3 +60,10 @@ class AlwaysJSON(BaseContentNegotiation):
         self, request: Request, renderers: list[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
         return renderers[0], str(renderers[0].media_type)
+
+
+class NoMetadata(BaseMetadata):
+    """OPTIONS answers with Allow; the rest stands in /openapi.json."""
+
+    def determine_metadata(self, request: Request, view: Any) -> dict[str, Any]:
+        return {}

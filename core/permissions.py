@@ -5,13 +5,16 @@ A permission is ``admin:<resource>:<action>``, with the actions read, create, up
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from django.http import HttpRequest
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from core.revisions import Actor
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView  # which itself loads the permissions that the settings name
 
 _ACTIONS = {"GET": "read", "HEAD": "read", "OPTIONS": "read", "POST": "create", "DELETE": "delete"}
 
@@ -38,11 +41,12 @@ def may(request: HttpRequest | Request, permission: str) -> bool:
 
 
 class MayAdminister(BasePermission):
-    """The view names its ``resource``; the method is the action, unless the view's ``actions`` say otherwise."""
+    """The view names its ``resource``; the method is the action, unless ``permission_actions`` say otherwise."""
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: "APIView") -> bool:
         return bool(request.auth) and may(request, required_permission(request.method or "", view))
 
 
-def required_permission(method: str, view: APIView) -> str:
-    return f"admin:{getattr(view, 'resource', 'system')}:{getattr(view, 'actions', _ACTIONS).get(method, 'update')}"
+def required_permission(method: str, view: "APIView") -> str:
+    action = {**_ACTIONS, **getattr(view, "permission_actions", {})}.get(method, "update")
+    return f"admin:{getattr(view, 'resource', 'system')}:{action}"

@@ -109,12 +109,13 @@ def locked(row: _Row, if_revision: int | None = None) -> _Row:
     return current
 
 
-def stale(row: ConfigRow, if_revision: int) -> ClientFault:
+def stale(row: ConfigRow, if_revision: int, present: int | None = None) -> ClientFault:
+    present = row.revision if present is None else present
     return ClientFault(
         "stale_revision",
-        f"{str(row)!r} was changed in revision {row.revision}; you began with revision {if_revision}.",
-        headers=((b"etag", b'"%d"' % row.revision),),
-        members={"current": row.revision},
+        f"{str(row)!r} was changed in revision {present}; you began with revision {if_revision}.",
+        headers=((b"etag", b'"%d"' % present),),
+        members={"current": present},
     )
 
 

@@ -1,5 +1,6 @@
 """What the OpenAPI document says beyond what it finds by itself."""
 
+import inspect
 from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
@@ -16,6 +17,15 @@ class AdminSchema(AutoSchema):
         if paginator is not None:
             paginator.plural = getattr(self.view, "plural", paginator.plural)
         return paginator
+
+    def get_tags(self) -> list[str]:
+        return [getattr(self.view, "resource", "public")]
+
+    def get_description(self) -> str:  # type: ignore[override]
+        """The method's docstring, else the view's own: what a base class says is meant for engineers."""
+        action = getattr(self.view, getattr(self.view, "action", self.method.lower()), None)
+        own = type(self.view).__dict__.get("__doc__")
+        return inspect.cleandoc(getattr(action, "__doc__", None) or own or "")
 
     def get_override_parameters(self) -> list[Any]:
         if not hasattr(self.view, "plural"):
