@@ -7,7 +7,6 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.db.models import Q
 from django.utils import timezone
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
@@ -25,10 +24,7 @@ _USE_NOTED_EVERY = timedelta(seconds=30)
 
 
 class AdminKeyAuthentication(BaseAuthentication):
-    """``X-API-Key: km_…`` or ``Authorization: Bearer km_…``.
-
-    A live key of an application is known but lacks every admin scope, so it is refused with 403 rather than 401.
-    """
+    """``X-API-Key: km_…`` or ``Authorization: Bearer km_…``."""
 
     def authenticate(self, request: Request) -> tuple[Any, Caller] | None:
         secret = _credential(request)
@@ -36,7 +32,8 @@ class AdminKeyAuthentication(BaseAuthentication):
             return None
         address = client_address(request._request)
         refuse_when_exhausted(FAILURES.wait_s(address))
-        key = find_live_key(secret)
+        # A live key of an application is known, but lacks every admin scope: 403 rather than 401.
+        key = find_live_key(secret, admin=True) or find_live_key(secret, admin=False)
         if key is None:
             FAILURES.charge(address)
             raise AuthenticationFailed()
@@ -87,27 +84,3 @@ def _note_use(key: ApiKey) -> None:
     due = Q(last_used_at__isnull=True) | Q(last_used_at__lt=now - _USE_NOTED_EVERY)
     if key.last_used_at is None or key.last_used_at < now - _USE_NOTED_EVERY:
         ApiKey.objects.filter(due, pk=key.pk).update(last_used_at=now)
-
-
-class AdminKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    target_class = "keys.authentication.AdminKeyAuthentication"
-    name = ["adminKey", "bearer"]
-
-    def get_security_definition(self, auto_schema: Any) -> list[dict[str, Any]]:
-        return [
-            {"type": "apiKey", "in": "header", "name": settings.API_KEY_HEADER, "description": "An admin key"},
-            {"type": "http", "scheme": "bearer", "description": "An admin key as bearer token"},
-        ]
-
-
-class PanelSessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    target_class = "keys.authentication.PanelSessionAuthentication"
-    name = "panelSession"
-
-    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
-        return {
-            "type": "apiKey",
-            "in": "cookie",
-            "name": settings.SESSION_COOKIE_NAME,
-            "description": "A panel session, with X-CSRFToken on writes; on the panel's own port only",
-        }

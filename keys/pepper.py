@@ -8,4 +8,6 @@ from django.conf import settings
 def pepper() -> bytes:
     if settings.KEY_PEPPER:
         return str(settings.KEY_PEPPER).encode()
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"portcullis key pepper").derive(settings.SECRET_KEY.encode())
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"portcullis key pepper").derive(
+        settings.SECRET_KEY.encode()
+    )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from argon2 import PasswordHasher
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.db.models import Q
 from django.utils import timezone
 
 from access.models import Application
@@ -169,18 +170,17 @@ def revoke_key(*, key: ApiKey, if_revision: int | None = None, actor: Actor, sou
     return current
 
 
-def find_live_key(secret: str) -> ApiKey | None:
-    """The key that a request carries, if it works: the same work whatever is wrong with it (rule 17).
+def find_live_key(secret: str, *, admin: bool) -> ApiKey | None:
+    """The key that a request carries, if it works and is of the kind asked for.
 
-    A key works while it is active and unexpired, and while its application is active or its user is active staff.
+    A key works while it is active and unexpired, and while its application is active or its user is active staff. The
+    database judges all of that in one look-up by digest: whatever is wrong, it is the same work (rule 17).
     """
     digest = Digester(pepper())(secret.encode("utf-8", "surrogatepass")).hex()
-    row = ApiKey.objects.select_related("application", "user").filter(digest=digest).first()
-    if row is None or not row.is_active:
-        return None
-    if row.application is not None:
-        return row if row.application.is_active else None
-    return row if row.user is not None and row.user.is_active and row.user.is_staff else None
+    unexpired = Q(expires_at__isnull=True) | Q(expires_at__gt=timezone.now())
+    usable = Q(user__is_active=True, user__is_staff=True) if admin else Q(application__is_active=True)
+    working = ApiKey.objects.filter(unexpired, usable, status__in=(ApiKey.Status.ACTIVE, ApiKey.Status.DEPRECATED))
+    return working.select_related("user" if admin else "application").filter(digest=digest).first()
 
 
 def _new_key(*, name: str, scopes: Sequence[str], expires_in_days: Days, actor: Actor) -> tuple[str, ApiKey]:

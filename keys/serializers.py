@@ -1,0 +1,164 @@
+"""JSON of API keys, of validation, and of setup."""
+
+from typing import Any
+
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
+from rest_framework import serializers
+
+from core.serializers import ConfigSerializer, Flag, StrictSerializer, Text, WholeNumber, config_meta, text_list
+from keys.models import ApiKey
+
+_KEY = {
+    "id": "key_01k9zs8c0v7d3wq0m2t5r8x1za",
+    "name": "Service API Key",
+    "owner": "Example Service",
+    "scopes": ["read:data", "write:data"],
+    "status": "active",
+    "createdAt": 1672531200000,
+    "expiresAt": 1704067200000,
+}
+EXAMPLE_SECRET = "km_" + "0" * 48
+
+
+_WRITABLE = ("name", "owner", "scopes", "isActive", "expires_at")
+_READ_ONLY = ("application_id", "isAdmin", "status", "created_by", "last_used_at", "revoked_at")
+
+
+class KeySerializer(ConfigSerializer[ApiKey]):
+    """A key, never the key itself. ``status`` is active, suspended, deprecated, revoked or expired."""
+
+    owner = Text(max_length=100, required=False)
+    scopes = text_list(required=False)
+    status = serializers.SerializerMethodField()
+    isActive = Flag(source="is_active", required=False)
+    isAdmin = serializers.BooleanField(source="is_admin", read_only=True)
+    Meta = config_meta(ApiKey, *_WRITABLE, read_only=_READ_ONLY)
+
+    def get_status(self, key: ApiKey) -> str:
+        is_over = key.expires_at is not None and key.expires_at <= timezone.now()
+        return "expired" if is_over and key.status != ApiKey.Status.REVOKED else str(key.status)
+
+    def changes(self) -> dict[str, Any]:
+        """Not even a PUT resets what it leaves out: no key loses its expiry or its scopes by omission."""
+        return dict(self.validated_data)
+
+
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample(
+            "A key of an application",
+            {
+                "name": "Service API Key",
+                "owner": "Example Service",
+                "scopes": ["read:data", "write:data"],
+                "expiresInDays": 365,
+            },
+            request_only=True,
+        )
+    ]
+)
+class NewKeySerializer(StrictSerializer):
+    """Without ``applicationId``, the application named like ``owner`` is used, or made with nothing allowed.
+
+    Only ``admin:`` scopes make an admin key, which belongs to whoever makes it. ``expiresInDays`` left out is the
+    default, null never.
+    """
+
+    name = Text(max_length=100)
+    owner = Text(max_length=100, required=False)
+    applicationId = Text(max_length=40, required=False, allow_null=True)
+    scopes = text_list(required=False)
+    expiresInDays = WholeNumber(required=False, allow_null=True, min_value=1, max_value=36_500)
+
+
+@extend_schema_serializer(examples=[OpenApiExample("A new key", {**_KEY, "key": EXAMPLE_SECRET}, response_only=True)])
+class IssuedKeySerializer(KeySerializer):
+    """The one answer that holds the key. ``warning`` says what to think of when it never expires."""
+
+    key = serializers.CharField(read_only=True)
+    warning = serializers.CharField(read_only=True, required=False)
+    Meta = config_meta(ApiKey, *_WRITABLE, read_only=(*_READ_ONLY, "key", "warning"))
+
+
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample(
+            "A revoked key",
+            {"id": _KEY["id"], "status": "revoked", "revokedAt": 1688054400000},
+            response_only=True,
+        )
+    ]
+)
+class RevokedKeySerializer(ConfigSerializer[ApiKey]):
+    class Meta:
+        model = ApiKey
+        fields = ("id", "status", "revoked_at")
+        read_only_fields = fields
+
+
+@extend_schema_serializer(
+    examples=[OpenApiExample("A key", {"key": EXAMPLE_SECRET, "scopes": ["read:data"]}, request_only=True)]
+)
+class ValidationSerializer(StrictSerializer):
+    key = Text(max_length=1000, trim_whitespace=False)
+    scopes = text_list(required=False)
+
+
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample(
+            "Valid",
+            {
+                "isValid": True,
+                "keyId": _KEY["id"],
+                "scopes": ["read:data", "write:data"],
+                "owner": "Example Service",
+            },
+            response_only=True,
+        ),
+        OpenApiExample(
+            "Insufficient scope",
+            {
+                "isValid": False,
+                "reason": "insufficient_scope",
+                "requiredScopes": ["read:data", "delete:data"],
+                "providedScopes": ["read:data"],
+            },
+            response_only=True,
+        ),
+        OpenApiExample("Invalid", {"isValid": False, "reason": "invalid_key"}, response_only=True),
+    ]
+)
+class VerdictSerializer(serializers.Serializer[Any]):
+    """Whatever is wrong with a key, the answer is the same ``invalid_key`` (rule 17)."""
+
+    isValid = serializers.BooleanField()
+    keyId = serializers.CharField(required=False)
+    scopes = serializers.ListField(child=serializers.CharField(), required=False)
+    owner = serializers.CharField(required=False)
+    reason = serializers.ChoiceField(choices=["invalid_key", "insufficient_scope"], required=False)
+    requiredScopes = serializers.ListField(child=serializers.CharField(), required=False)
+    providedScopes = serializers.ListField(child=serializers.CharField(), required=False)
+
+
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample("The first admin", {"name": "Super Admin", "email": "admin@example.com"}, request_only=True)
+    ]
+)
+class SetupSerializer(StrictSerializer):
+    """``setupToken`` may stand in the header ``X-Setup-Token`` instead."""
+
+    name = Text(max_length=150)
+    email = Text(max_length=150)
+    setupToken = Text(required=False, max_length=500)
+
+
+class FirstAdminSerializer(IssuedKeySerializer):
+    """An admin key, and username and password for the panel; both are shown this once."""
+
+    email = serializers.CharField(read_only=True)
+    username = serializers.CharField(read_only=True)
+    password = serializers.CharField(read_only=True)
+    Meta = config_meta(ApiKey, *_WRITABLE, read_only=(*_READ_ONLY, "key", "warning", "email", "username", "password"))
