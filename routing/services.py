@@ -8,8 +8,10 @@ Each is one revision (`core.revisions`): keyword-only, ``actor`` who, ``source``
 from collections.abc import Mapping
 from typing import Any
 
+from django.db.models import Max
+
 from core.faults import ClientFault
-from core.revisions import Actor, RevisionWriter, locked, revision
+from core.revisions import Actor, RevisionWriter, locked, revision, stale
 from core.validation import FieldErrors, as_sentence, assign, invalid, taken
 from queues.models import QueueRoute
 from routing.checks import check_route, check_service, check_target, check_version, check_weight
@@ -88,9 +90,15 @@ def set_weights(
     source: str,
     reason: str = "",
 ) -> list[ServiceVersion]:
-    """Weights by version name, 0 to 10000, in one revision; versions not named keep theirs. Returns all versions."""
+    """Weights by version name, 0 to 10000, in one revision; versions not named keep theirs. Returns all versions.
+
+    ``if_revision`` is `weights_revision`: the split is one thing that two admins may change at once.
+    """
     with revision(actor=actor, source=source, reason=reason) as change:
-        current = locked(service, if_revision)
+        current = locked(service)
+        present = weights_revision(current)
+        if if_revision is not None and if_revision != present:
+            raise stale(current, if_revision, present)
         versions = {version.version: version for version in current.versions.select_for_update().order_by("version")}
         errors = FieldErrors()
         for name, weight in weights.items():
@@ -103,6 +111,11 @@ def set_weights(
             versions[name].weight = weight
             change.save(versions[name], before)
     return list(versions.values())
+
+
+def weights_revision(service: ServiceConfig) -> int:
+    """The revision that last changed any of the service's versions."""
+    return service.versions.aggregate(latest=Max("revision"))["latest"] or 0
 
 
 def _validate_service(service: ServiceConfig) -> None:
