@@ -106,6 +106,7 @@ TRUSTED_PROXIES = _networks("TRUSTED_PROXIES", [])
 RATE_LIMIT_REQUESTS = _number("RATE_LIMIT_REQUESTS", 1000, 1, 10**9)
 RATE_LIMIT_WINDOW = _number("RATE_LIMIT_WINDOW", 3600, 1, 31 * 86400)
 AUTH_FAILURES_PER_MINUTE = _number("AUTH_FAILURES_PER_MINUTE", 60, 1, 10**6)  # per address (IPv6: per /64)
+VALIDATIONS_PER_MINUTE = _number("VALIDATIONS_PER_MINUTE", 300, 1, 10**6)  # POST /validate, per address
 MAX_REQUEST_BODY_SIZE = _number("MAX_REQUEST_BODY_SIZE", 10 * 1024 * 1024, 0, 2**40)
 MAX_HEADER_SIZE = _number("MAX_HEADER_SIZE", 8192, 256, 65536)
 
@@ -171,6 +172,7 @@ INSTALLED_APPS = [
     "gateway_project",
 ]
 MIDDLEWARE = [
+    "core.middleware.ControlMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -225,4 +227,32 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PANEL_HTTPS
 SESSION_COOKIE_SAMESITE = "Strict"
 CSRF_COOKIE_HTTPONLY = True
 X_FRAME_OPTIONS = "DENY"
-REST_FRAMEWORK: dict[str, Any] = {"TEST_REQUEST_DEFAULT_FORMAT": "json"}
+CSRF_FAILURE_VIEW = "core.api_problems.csrf_failure"
+APPEND_SLASH = False
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "keys.authentication.AdminKeyAuthentication",
+        "keys.authentication.PanelSessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["core.permissions.MayAdminister"],
+    "DEFAULT_PARSER_CLASSES": ["core.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "core.parsers.AlwaysJSON",
+    "DEFAULT_SCHEMA_CLASS": "core.schema.AdminSchema",
+    "DEFAULT_METADATA_CLASS": "core.parsers.NoMetadata",
+    "EXCEPTION_HANDLER": "core.api_problems.exception_handler",
+    "NON_FIELD_ERRORS_KEY": "body",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "Portcullis admin API",
+    "DESCRIPTION": "Services, routes, applications and keys of the gateway. Every write is one revision.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "core.schema.add_problems"],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}

@@ -1,0 +1,131 @@
+"""What spans the apps: health, and the documents that describe the API."""
+
+from functools import cache
+from typing import Any
+
+import orjson
+from django.db import connection
+from django.db.models import Max, Min
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.utils import timezone
+from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.utils import extend_schema
+from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerSplitView
+from rest_framework import serializers
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from core.models import ConfigRevision, GatewayNode
+from core.propagation import LIVE_FOR
+from queues.models import QueuedTask
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'"
+)
+_SWAGGER_POLICY = f"{_POLICY}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+_REDOC_POLICY = f"{_SWAGGER_POLICY}; worker-src blob:"
+
+
+class NodesHealthSerializer(serializers.Serializer[Any]):
+    live = serializers.IntegerField()
+    behind = serializers.ListField(child=serializers.CharField())
+    withProblems = serializers.ListField(child=serializers.CharField())
+
+
+class TasksHealthSerializer(serializers.Serializer[Any]):
+    waiting = serializers.IntegerField()
+    oldestWaitingS = serializers.IntegerField(allow_null=True)
+
+
+class HealthSerializer(serializers.Serializer[Any]):
+    """``status`` is ok, or degraded when no node is live, one is behind, or one had to skip rows."""
+
+    status = serializers.ChoiceField(choices=["ok", "degraded"])
+    revision = serializers.IntegerField()
+    database = serializers.CharField()
+    nodes = NodesHealthSerializer()
+    tasks = TasksHealthSerializer()
+
+
+class LivenessView(APIView):
+    """The control process lives. It looks at nothing else, so it answers through any outage (rule 21)."""
+
+    authentication_classes = []
+    permission_classes = []
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> Response:
+        return Response({"status": "ok"})
+
+
+class AdminHealthView(APIView):
+    """The system's health, for admins."""
+
+    resource = "system"
+
+    @extend_schema(responses=HealthSerializer, operation_id="health")
+    def get(self, request: Request) -> Response:
+        revision = ConfigRevision.objects.aggregate(latest=Max("number"))["latest"] or 0
+        live = list(GatewayNode.objects.filter(seen_at__gt=timezone.now() - LIVE_FOR).order_by("id"))
+        behind = [node.pk for node in live if node.applied_revision < revision]
+        problems = [node.pk for node in live if node.problems]
+        nodes = {"live": len(live), "behind": behind, "withProblems": problems}
+        status = "ok" if live and not behind and not problems else "degraded"
+        document = {"status": status, "revision": revision, "database": connection.vendor, "nodes": nodes}
+        return Response({**document, "tasks": _tasks()})
+
+
+def _tasks() -> dict[str, int | None]:
+    waiting = QueuedTask.objects.filter(state=QueuedTask.State.QUEUED)
+    oldest = waiting.aggregate(oldest=Min("accepted_at"))["oldest"]
+    return {
+        "waiting": waiting.count(),
+        "oldestWaitingS": None if oldest is None else int((timezone.now() - oldest).total_seconds()),
+    }
+
+
+class OpenApiView(APIView):
+    authentication_classes = []
+    permission_classes = []
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> HttpResponse:
+        return HttpResponse(_openapi_document(), content_type="application/json")
+
+
+@cache
+def _openapi_document() -> bytes:
+    """It costs a second to write and only changes with the code."""
+    generator = SchemaGenerator()  # type: ignore[no-untyped-call]
+    return orjson.dumps(generator.get_schema(request=None, public=True))  # type: ignore[no-untyped-call]
+
+
+class _Page:
+    """A page that loads nothing from elsewhere. Its library builds its styles at run time, hence unsafe-inline."""
+
+    policy: str
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response: HttpResponseBase = super().dispatch(request, *args, **kwargs)  # type: ignore[misc]
+        response["Content-Security-Policy"] = self.policy
+        return response
+
+
+class SwaggerView(_Page, SpectacularSwaggerSplitView):
+    authentication_classes = []
+    permission_classes = []
+    content_negotiation_class = DefaultContentNegotiation
+    policy = _SWAGGER_POLICY
+    template_name = "docs/swagger_ui.html"
+    url_name = "openapi"
+
+
+class RedocView(_Page, SpectacularRedocView):
+    authentication_classes = []
+    permission_classes = []
+    content_negotiation_class = DefaultContentNegotiation
+    policy = _REDOC_POLICY
+    template_name = "docs/redoc.html"
+    url_name = "openapi"
