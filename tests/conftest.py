@@ -1,6 +1,8 @@
 """Fixtures that every test may use; those for servers stand in `tests.services`."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +44,12 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[GatewayProcess]:
     factory = GatewayFactory(lambda: _databases_of(request))
     yield factory()
     factory.close()
+
+
+@pytest.fixture
+def api(db: None, settings: Any, tmp_path: Path) -> Any:
+    """A client of the admin API whose every request carries a key that may do everything."""
+    from tests.admin_api import admin_with_key, client_with_key  # Django's models load after this file
+
+    settings.STATIC_ROOT = str(tmp_path)  # WhiteNoise warns when there is none
+    return client_with_key(admin_with_key()[1])
