@@ -15,6 +15,7 @@ from core.ingress import is_through_gateway
 
 _MOST_ADDRESSES = 10_000
 _UNKNOWN = "unknown"
+_FROM_PROXIES = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 
 
 def client_address(request: HttpRequest) -> str:
@@ -29,7 +30,11 @@ def client_address(request: HttpRequest) -> str:
 
 def is_direct_loopback(request: HttpRequest) -> bool:
     """A program on this very host, with nobody between: no proxy, and no web page (browsers send Origin with POST)."""
-    if "Origin" in request.headers or len(_forwarded_for(request)) > is_through_gateway(request):
+    if is_through_gateway(request):
+        is_direct = request.headers.get("X-Gateway-Direct") == "yes"  # the worker has seen no trace of a proxy
+    else:
+        is_direct = not any(name in request.headers for name in _FROM_PROXIES)
+    if not is_direct or "Origin" in request.headers:
         return False
     try:
         address = ip_address(client_address(request))
