@@ -15,7 +15,8 @@ def main() -> None:
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
-        sys.exit(f"portcullis: {error}")
+        print(f"portcullis: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import os
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
+import orjson
+
 _TIMEOUT_S = 2.0
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -19,6 +21,20 @@ async def worker_is_ready(bind: str, port: int, pid: int) -> bool:
     with contextlib.suppress(OSError, TimeoutError):
         async with _connected(asyncio.open_connection(_ANYWHERE.get(bind, bind), port)) as (reader, writer):
             return await _status(reader, writer, "/ready") == 200 and _has_accepted(pid, writer)
+    return False
+
+
+async def serves_revision(bind: str, port: int, revision: int) -> bool:
+    """Whether ``/ready`` tells of this revision or a later one, and of news that are fresh."""
+    with contextlib.suppress(OSError, TimeoutError, ValueError, KeyError):
+        async with _connected(asyncio.open_connection(_ANYWHERE.get(bind, bind), port)) as (reader, writer):
+            if await _status(reader, writer, "/ready") != 200:
+                return False
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length:")[2].split()[0])
+            document = orjson.loads(await reader.readexactly(length))
+            is_fresh = document["dependencies"]["configuration"] == "fresh"
+            return is_fresh and int(document["revision"]) >= revision
     return False
 
 

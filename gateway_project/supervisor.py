@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from gateway_project.processes import CrashLoop, KeptProcess, ProcessSpec, Say
@@ -33,7 +33,11 @@ class Supervisor:
     """
 
     def __init__(
-        self, stages: Sequence[Sequence[ProcessSpec]], state_path: Path, when_ready: Callable[[], None], say: Say = say
+        self,
+        stages: Sequence[Sequence[ProcessSpec]],
+        state_path: Path,
+        when_ready: Callable[[], Awaitable[None]],
+        say: Say = say,
     ) -> None:
         self._say = say
         self._stages = [[KeptProcess(spec, say, self._write_state) for spec in stage] for stage in stages]
@@ -102,7 +106,7 @@ class Supervisor:
 
     async def _announce(self) -> None:
         await asyncio.gather(*(kept.was_ready.wait() for kept in self.processes if kept.spec.is_ready is not None))
-        self._when_ready()
+        await self._when_ready()
 
     async def _shut_down(self) -> None:
         if self._roll is not None:

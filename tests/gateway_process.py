@@ -61,7 +61,7 @@ class GatewayProcess:
             **{name: os.environ[name] for name in _KEPT if name in os.environ},
             **ports,
             "VAR_DIR": str(var_dir),
-            "SECRET_KEY": secrets.token_hex(32),
+            **({} if is_embedded else {"SECRET_KEY": "the secret key of gateways on databases of the tests"}),
             "SETUP_TOKEN": self.setup_token,
             "BIND": "127.0.0.1",
             "EGRESS_ALLOW": "127.0.0.0/8,::1/128",

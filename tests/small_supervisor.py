@@ -20,8 +20,11 @@ def main(directory: Path) -> None:
         command = (sys.executable, "-c", child["code"], str(directory), child["name"])
         return ProcessSpec(child["name"], command, is_ready=is_ready, stop_timeout_s=3)
 
+    async def announce() -> None:
+        say("everything is ready")
+
     stages = [[process(child) for child in stage] for stage in json.loads((directory / "stages.json").read_text())]
-    supervisor = Supervisor(stages, directory / "processes.json", lambda: say("everything is ready"))
+    supervisor = Supervisor(stages, directory / "processes.json", announce)
     try:
         asyncio.run(supervisor.run())
     except CrashLoop as error:

@@ -17,6 +17,7 @@ from access.services import create_application, create_entry
 from core.revisions import Actor, revision
 from keys.models import ApiKey
 from keys.services import create_admin_key, create_key, find_live_key
+from keys.setup import mark_set_up
 from queues.models import QueueRoute
 from queues.services import create_queue_route
 from routing.models import Route, ServiceConfig, ServiceVersion
@@ -156,17 +157,18 @@ def _admin(former: Credentials | None) -> tuple[str, str]:
     password = former.admin_password if former is not None and user is not None else secrets.token_urlsafe(12)
     if user is None:
         user = users.create_superuser(ADMIN_USER, "admin@example.com", password)
+        mark_set_up()
     elif former is None:  # nobody knows the old one any more
         user.set_password(password)
         user.save(update_fields=["password"])
-    if former is not None and find_live_key(former.admin_key) is not None:
+    if former is not None and find_live_key(former.admin_key, admin=True) is not None:
         return password, former.admin_key
     return password, create_admin_key(**_BY, user=user, name="Demo admin key").key
 
 
 def _client_key(application: Application, former: Credentials | None) -> str:
     if former is not None:
-        row = find_live_key(former.client_key)
+        row = find_live_key(former.client_key, admin=False)
         if row is not None and row.application_id == application.pk:
             return former.client_key
     number = ApiKey.objects.filter(application=application).count() + 1

@@ -1,5 +1,6 @@
 """``manage.py demo --embedded``: the gateway with something to serve."""
 
+import asyncio
 import json
 import os
 import sys
@@ -10,18 +11,21 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandParser
 from django.db import DatabaseError, connection
+from django.db.models import Max
 
+from core.models import ConfigRevision
 from deploy.demo.seed import ADMIN_USER, QUEUES, Credentials, seed
 from gateway_project import launch
 from gateway_project.companions import CALM_CELERY
 from gateway_project.management.commands import rungateway
-from gateway_project.probes import answers_on
+from gateway_project.probes import answers_on, serves_revision
 from gateway_project.processes import ProcessSpec
 from gateway_project.supervisor import say
 from queues.folder_broker import make_folders
 
 SERVICES = ("auth", "monolith", "pipeline")  # on DEMO_PORT and the two ports after it
 DEFAULT_PORT = 7200
+SETTLE_TRIES = 100  # a tenth of a second each, for the workers to learn the newest configuration
 
 
 class Command(rungateway.Command):
@@ -62,8 +66,13 @@ What one needs to try it is printed and kept in VAR_DIR/demo.json."""
         self._seed("http://127.0.0.1:{port}")
         return [*(_service(name, self._port + index) for index, name in enumerate(SERVICES)), _consumer()]
 
-    def announce(self) -> None:
-        super().announce()
+    async def announce(self) -> None:
+        await super().announce()
+        # A worker that began with the last good snapshot may not know yet to which ports the services have moved.
+        for _ in range(SETTLE_TRIES):
+            if await serves_revision(settings.BIND, settings.PORT, self._revision):
+                break
+            await asyncio.sleep(0.1)
         self._print_what_to_try()
 
     def _seed(self, template: str) -> None:
@@ -72,6 +81,7 @@ What one needs to try it is printed and kept in VAR_DIR/demo.json."""
         former = _read(path)
         try:
             credentials = seed(urls, former)
+            self._revision = ConfigRevision.objects.aggregate(latest=Max("number"))["latest"] or 0
         except DatabaseError as error:
             raise launch.CannotStart(f"The database cannot be used: {error}") from None
         finally:

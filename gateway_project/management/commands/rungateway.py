@@ -57,7 +57,7 @@ class Command(BaseCommand):
         """What runs beside the gateway. Called when the database is ready."""
         return []
 
-    def announce(self) -> None:
+    async def announce(self) -> None:
         """Everything is ready."""
         say(
             f"gateway on http://{settings.BIND}:{settings.PORT}, panel on http://{settings.PANEL_BIND}:{settings.ADMIN_PORT}"
@@ -101,8 +101,8 @@ class Command(BaseCommand):
         return [launch.events_worker()]
 
     async def _supervise(self, stages: Sequence[Sequence[ProcessSpec]], setup_token: str | None) -> None:
-        def when_ready() -> None:
-            self.announce()
+        async def when_ready() -> None:
+            await self.announce()
             if setup_token is not None:
                 say(f"set up the first admin with: POST /setup, header X-Setup-Token: {setup_token}")
 
