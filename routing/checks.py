@@ -85,13 +85,12 @@ def check_route(route: Route, errors: FieldErrors) -> None:
     errors.check("path", lambda: _route_path(route.path))
     errors.check_list("methods", route.methods, METHOD, "GET", star=False)
     errors.check_list("hosts", route.hosts, _HOST, "api.example.com or *.example.com, in lower case", star=False)
-    for field in ("strip_prefix", "replace_prefix"):
-        if getattr(route, field):
-            errors.check(field, lambda field=field: plain_path(getattr(route, field)))  # type: ignore[misc]
+    if route.replace_prefix:
+        errors.check("replace_prefix", lambda: plain_path(route.replace_prefix))
     if route.strip_prefix and not _begins_with(route.path, route.strip_prefix):
-        errors.add("strip_prefix", "The route's path does not begin with this prefix, so it could never be stripped.")
-    if route.replace_prefix and not route.strip_prefix:
-        errors.add("replace_prefix", "There is no prefix to strip that this could replace.")
+        errors.add(
+            "strip_prefix", "This must be the beginning of the route's path, by whole segments, as it is written."
+        )
     for field in ("request_timeout_ms", "total_timeout_ms"):
         _check_timeout(route, field, errors)
     _check_destination(route, errors)
@@ -106,11 +105,9 @@ def _route_path(path: str) -> None:
 
 
 def _begins_with(path: str, prefix: str) -> bool:
-    """By whole segments; a parameter of the path may stand where the prefix has a literal."""
-    return all(
-        left == right or left == "*" or left.startswith("{")
-        for left, right in zip(path.split("/"), prefix.rstrip("/").split("/"), strict=False)
-    ) and len(path.split("/")) >= len(prefix.rstrip("/").split("/"))
+    """By whole segments. A final ``*`` stands for the rest, which is what remains and cannot be stripped."""
+    segments, stripped = path.split("/"), prefix.rstrip("/").split("/")
+    return segments[: len(stripped)] == stripped and not (segments == stripped and stripped[-1] == "*")
 
 
 def _check_destination(route: Route, errors: FieldErrors) -> None:
