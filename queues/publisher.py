@@ -5,6 +5,7 @@ The gateway is a producer like any other Celery app, so that a consumer needs to
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +18,9 @@ from queues.json_values import restored
 from queues.models import QueuedTask, QueueRoute
 
 CONFIRM_TIMEOUT_S = 10
+# RabbitMQ writes down within two seconds that a queue exists (Erlang's disk_log); killed before, it forgets the queue
+# together with its confirmed messages.
+SETTLING_TAKES_S = 2.5
 ERROR_LIMIT = 2000  # characters of an error that are kept
 
 # What a lost connection looks like, beside what its transport lists. AttributeError: kombu's own warning in
@@ -51,6 +55,7 @@ class Publisher:
         self._connection: Connection | None = None
         self._producer: Producer | None = None
         self._declared: set[str] = set()
+        self._settling: dict[str, float] = {}  # queues that we have made, and when they are safe
 
     def publish(self, task: QueuedTask) -> None:
         """Return once the broker has the message (AMQP: confirmed; Redis: answered; filesystem: synced).
@@ -72,6 +77,28 @@ class Publisher:
             failure = BrokerUnavailable if self._is_away(error) else Unpublishable
             self.close()
             raise failure(_sentence(error)) from error
+
+    def settle(self, queue: str) -> None:
+        """Return once a queue that `publish` had to make is itself safe, at once for others. Raises BrokerUnavailable.
+
+        What was published to it before counts only then: while `is_settling`, an outage may take queue and messages.
+        """
+        safe_at = self._settling.get(queue)
+        if safe_at is None:
+            return
+        time.sleep(max(safe_at - time.monotonic(), 0))
+        try:
+            self._ready(queue)
+            _look_for(self._connection, queue)
+        except Exception as error:
+            self.close()
+            raise BrokerUnavailable(_sentence(error)) from error
+        if self._settling[queue] != safe_at:
+            raise BrokerUnavailable("the broker has lost the queue, which was new")
+        del self._settling[queue]
+
+    def is_settling(self, queue: str) -> bool:
+        return queue in self._settling
 
     def close(self) -> None:
         connection, self._connection, self._producer = self._connection, None, None
@@ -103,13 +130,13 @@ class Publisher:
         if connection.transport.driver_type != "amqp":
             return  # queues of the others come to be with their first message
         try:
-            with connection.channel() as channel:
-                Queue(queue, channel=channel).queue_declare(passive=True)
+            _look_for(connection, queue)
         except connection.channel_errors as error:
             if getattr(error, "reply_code", None) != _NOT_FOUND:
                 raise
             with connection.channel() as channel:
                 Queue(queue, channel=channel, durable=True).queue_declare()
+            self._settling[queue] = time.monotonic() + SETTLING_TAKES_S
 
     def _send(self, producer: Producer, task: QueuedTask, message: Any) -> None:
         self._app.amqp.send_task_message(
@@ -157,6 +184,12 @@ class Publisher:
         connection = self._connection
         listed = (*connection.connection_errors, *connection.channel_errors) if connection else ()
         return isinstance(error, (*_AWAY, *listed))
+
+
+def _look_for(connection: Connection, queue: str) -> None:
+    """Raises what the transport raises when the queue is not there."""
+    with connection.channel() as channel:
+        Queue(queue, channel=channel).queue_declare(passive=True)
 
 
 def _headers(task: QueuedTask) -> dict[str, Any]:

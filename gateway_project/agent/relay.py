@@ -122,21 +122,25 @@ class Relay:
     def _publish_next(self, publisher: Publisher, queue: str) -> Outcome:
         outbox.expire(queue)
         tasks = outbox.next_batch(queue, BATCH)
+        if not tasks:
+            return Outcome.DONE
         outcome = Outcome.MORE if len(tasks) == BATCH else Outcome.DONE
         deadline = time.monotonic() + BATCH_TAKES_S
         sent: list[int] = []
-        for task in tasks:
-            if self._stopping.is_set() or time.monotonic() > deadline:
-                outcome = Outcome.MORE
-                break
-            try:
+        try:
+            for task in tasks:
+                if self._stopping.is_set() or time.monotonic() > deadline:
+                    outcome = Outcome.MORE
+                    break
                 if _publish(publisher, task):
                     sent.append(task.sequence)
-            except BrokerUnavailable as error:
-                _log.warning("Tasks for queue %s wait, the broker is away: %s", queue, error)
-                outbox.attempted(task)
-                outcome = Outcome.AWAY
-                break
+            publisher.settle(queue)
+        except BrokerUnavailable as error:
+            _log.warning("Tasks for queue %s wait, the broker is away: %s", queue, error)
+            if publisher.is_settling(queue):
+                sent.clear()
+            outbox.attempted(task)
+            outcome = Outcome.AWAY
         states.published(sent, timezone.now())
         return outcome
 
