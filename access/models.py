@@ -56,7 +56,9 @@ class EndpointWhitelist(ConfigRow):
         ordering = ("id",)
         constraints = [
             models.UniqueConstraint(fields=["application", "endpoint_path"], name="whitelist_entry_unique"),
-            models.CheckConstraint(condition=Q(rate_limit__isnull=True) | Q(rate_limit__gt=0), name="whitelist_rate_limit"),
+            models.CheckConstraint(
+                condition=Q(rate_limit__isnull=True) | Q(rate_limit__gt=0), name="whitelist_rate_limit"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -63,7 +63,8 @@ _TYPES = {
     "overloaded": _IANA + "temporary-reduced-capacity",
 }
 KINDS: Mapping[str, FaultKind] = {
-    code: FaultKind(code, status, title, _TYPES.get(code, f"urn:portcullis:error:{code}")) for code, status, title in _ROWS
+    code: FaultKind(code, status, title, _TYPES.get(code, f"urn:portcullis:error:{code}"))
+    for code, status, title in _ROWS
 }
 
 

@@ -37,7 +37,9 @@ class QueueRoute(ConfigRow):
         ordering = ("name",)
         constraints = [
             models.UniqueConstraint(fields=["tenant", "name"], name="queue_route_name_unique"),
-            models.CheckConstraint(condition=Q(priority__isnull=True) | Q(priority__lte=9), name="queue_route_priority"),
+            models.CheckConstraint(
+                condition=Q(priority__isnull=True) | Q(priority__lte=9), name="queue_route_priority"
+            ),
         ]
 
     def __str__(self) -> str:
