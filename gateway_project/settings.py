@@ -120,7 +120,7 @@ _database_url: str = env.str("DATABASE_URL", default="")
 if not _database_url:
     if not EMBEDDED:
         raise ImproperlyConfigured(
-            "DATABASE_URL is not set. Give a PostgreSQL URL, or start with --embedded for a SQLite database under VAR_DIR."
+            "DATABASE_URL is not set. Give a PostgreSQL URL, or start with --embedded for SQLite under VAR_DIR."
         )
     _private_dir(VAR_DIR)
     _database_url = f"sqlite:///{VAR_DIR / 'portcullis.sqlite3'}"
@@ -224,6 +224,12 @@ SESSION_COOKIE_NAME = "portcullis_session"
 CSRF_COOKIE_NAME = "portcullis_csrf"
 PANEL_HTTPS: bool = _setting(env.bool, "PANEL_HTTPS", default=False)  # the panel is reached over TLS
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PANEL_HTTPS
+if PANEL_HTTPS:
+    # TLS ends before the panel, which learns of it from a header; a client that forges it harms only itself.
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_HSTS_SECONDS = 365 * 86400
+# W008, a redirect to HTTPS: whoever ends TLS redirects. W005, W021: HSTS for other hosts of a domain is theirs to say.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
 SESSION_COOKIE_SAMESITE = "Strict"
 CSRF_COOKIE_HTTPONLY = True
 X_FRAME_OPTIONS = "DENY"
