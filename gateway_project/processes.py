@@ -157,6 +157,8 @@ class Child:
             if not line:
                 return
             text = line.decode(errors="replace").rstrip()
+            if not text:
+                continue
             self.tail.append(text)
             with contextlib.suppress(OSError, ValueError):  # nobody reads us any more
                 sys.stderr.write(f"{self.spec.name:>14} | {text}\n")
@@ -240,7 +242,7 @@ class KeptProcess:
         watcher.add_done_callback(self._watchers.discard)
 
     async def _watch_readiness(self, child: Child) -> None:
-        if await child.becomes_ready():
+        if await child.becomes_ready() and not self._is_stopping:
             self.was_ready.set()
             self._say(f"{self.spec.name} is ready (pid {child.pid})")
             self._changed()
