@@ -1,0 +1,67 @@
+"""Headers of every page, and what an admin sees while the database is away."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+
+from core.faults import GatewayFault, InternalFault
+from core.ingress import is_through_gateway
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+RETRY_AFTER_S = 5
+_AWAY = "The database does not answer. Traffic goes on; changes must wait."
+GetResponse = Callable[[HttpRequest], HttpResponse]
+
+
+class PanelMiddleware:
+    """A strict CSP on every page that brings no other; faults told calmly; no panel for what workers hand over."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            response.headers.setdefault("Content-Security-Policy", POLICY)
+            response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    def process_view(self, request: HttpRequest, *_: Any) -> None:
+        if _is_panel(request) and is_through_gateway(request):
+            raise Http404  # the panel has a port of its own (rule 15)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if not _is_panel(request):
+            return None
+        if isinstance(exception, OperationalError | InterfaceError):
+            fault: GatewayFault = InternalFault("dependency_unavailable", _AWAY, retry_after_s=RETRY_AFTER_S)
+        elif isinstance(exception, GatewayFault):
+            fault = exception
+        else:
+            return None
+        return told(request, fault)
+
+
+def told(request: HttpRequest, fault: GatewayFault) -> HttpResponse:
+    """A page; for a request by htmx only a notice above the page, which keeps what somebody has typed."""
+    is_htmx = bool(getattr(request, "htmx", False))
+    template = "admin_panel/fault_notice.html" if is_htmx else "admin_panel/fault.html"
+    html = render_to_string(template, {"path": request.get_full_path(), "fault": fault, "method": request.method})
+    response = HttpResponse(html, status=fault.status)
+    if fault.retry_after_s is not None:
+        response.headers["Retry-After"] = str(fault.retry_after_s)
+    if is_htmx:
+        response.headers["HX-Retarget"] = "#notice"
+        response.headers["HX-Reswap"] = "innerHTML"
+        response.headers["HX-Push-Url"] = "false"
+    return response
+
+
+def _is_panel(request: HttpRequest) -> bool:
+    return request.resolver_match is not None and request.resolver_match.app_name == "panel"
