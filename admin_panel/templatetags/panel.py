@@ -1,0 +1,154 @@
+"""Small pieces that templates are made of."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from django import template
+from django.conf import settings
+from django.forms import BoundField, CheckboxInput, CheckboxSelectMultiple, RadioSelect
+from django.template.context import RequestContext
+from django.templatetags.static import static
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from admin_panel.fields import ChipInput
+from admin_panel.traffic import series
+from admin_panel.wording import count_of, kind_name
+from core.models import ConfigChange, ConfigRow
+from keys.models import ApiKey
+from queues.models import QueuedTask
+
+register = template.Library()
+register.filter("series", series)
+_SPANS = ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (30 * 86_400, 86_400, "d"))
+_TASK_TONES = {"succeeded": "good", "failed": "bad", "started": "busy", "published": "busy", "queued": "off"}
+_KEY_TONES = {"active": "good", "deprecated": "warn", "suspended": "warn", "revoked": "bad", "expired": "bad"}
+
+
+@register.simple_tag
+def icon(name: str, classes: str = "") -> SafeString:
+    """An icon of the vendored sprite (deploy/vendor_assets.py collects the names that templates use)."""
+    sprite = static("vendor/tabler-icons/sprite.svg")
+    return format_html(
+        '<svg class="icon {}" aria-hidden="true" focusable="false"><use href="{}#{}"/></svg>', classes, sprite, name
+    )
+
+
+@register.filter
+def ago(moment: datetime | None) -> SafeString | str:
+    """``4 min ago``, with the exact time to hover over."""
+    if moment is None:
+        return "never"
+    seconds = (timezone.now() - moment).total_seconds()
+    words = _span(abs(seconds))
+    if words is None:
+        text = moment.strftime("%d %b %Y")
+    elif abs(seconds) < 5:
+        text = "just now"
+    else:
+        text = f"{words} ago" if seconds > 0 else f"in {words}"
+    exact = moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+    return format_html('<time datetime="{}" title="{}" class="nowrap">{}</time>', moment.isoformat(), exact, text)
+
+
+def _span(seconds: float) -> str | None:
+    for below, unit, name in _SPANS:
+        if seconds < below:
+            return f"{int(seconds // unit)} {name}"
+    return None
+
+
+@register.filter
+def kind(name: str) -> str:
+    """A kind of object in words."""
+    return kind_name(name)
+
+
+@register.filter
+def operation(change: ConfigChange) -> str:
+    """``Created``, ``Updated``, ``Deleted``."""
+    return f"{change.operation.capitalize()}d"
+
+
+@register.filter
+def took(task: QueuedTask) -> str:
+    """From the 202 to the end."""
+    if task.finished_at is None:
+        return "—"
+    seconds = (task.finished_at - task.accepted_at).total_seconds()
+    return f"{seconds:.1f} s" if seconds < 60 else _span(seconds) or "months"
+
+
+@register.simple_tag
+def count(number: int, singular: str, plural: str = "") -> str:
+    return count_of(number, singular, plural)
+
+
+@register.inclusion_tag("admin_panel/includes/state.html")
+def state(row: ConfigRow) -> dict[str, str]:
+    """A dot and a word: what a row is doing."""
+    if isinstance(row, ApiKey):
+        return {"tone": _KEY_TONES[key_status(row)], "text": key_status(row).capitalize()}
+    is_active = bool(getattr(row, "is_active", True))
+    return {"tone": "good" if is_active else "off", "text": "Active" if is_active else "Inactive"}
+
+
+@register.inclusion_tag("admin_panel/includes/state.html")
+def task_state(task: QueuedTask) -> dict[str, str]:
+    return {"tone": _TASK_TONES.get(task.state, "off"), "text": task.get_state_display()}
+
+
+@register.filter
+def key_status(key: ApiKey) -> str:
+    """The stored status, or ``expired``."""
+    is_expired = key.expires_at is not None and key.expires_at <= timezone.now()
+    return "expired" if is_expired and key.status in ("active", "deprecated") else str(key.status)
+
+
+@register.inclusion_tag("admin_panel/includes/field.html")
+def field(bound: BoundField) -> dict[str, Any]:
+    """A field with its label, its hint and its errors, each tied to it for screen readers."""
+    widget = bound.field.widget
+    if isinstance(widget, CheckboxInput):
+        shape = "check"
+    elif isinstance(widget, CheckboxSelectMultiple | RadioSelect):
+        shape = "choices"
+    else:
+        shape = "chips" if isinstance(widget, ChipInput) else "text"
+    return {"field": bound, "kind": shape, "unit": getattr(bound.field, "unit", ""), "widget": widget}
+
+
+@register.inclusion_tag("admin_panel/includes/sort_header.html", takes_context=True)
+def sort_header(context: RequestContext, name: str, title: str) -> dict[str, Any]:
+    """A column head that orders the list, the other way round when it does already."""
+    current = context["listing"].sort
+    chosen = {name: "ascending", f"-{name}": "descending"}.get(current, "")
+    query = context["request"].GET.copy()
+    query.pop("page", None)
+    query["sort"] = f"-{name}" if current == name else name
+    return {"title": title, "order": chosen, "url": f"?{query.urlencode()}"}
+
+
+@register.filter
+def milliseconds(value: int | None) -> str:
+    if value is None:
+        return "default"
+    return f"{value / 1000:g} s" if value >= 1000 else f"{value} ms"
+
+
+@register.filter
+def minus(number: int, other: int) -> int:
+    return number - other
+
+
+@register.simple_tag
+def key_prefix() -> str:
+    """What every key of this gateway begins with."""
+    return str(settings.API_KEY_PREFIX)
+
+
+@register.filter
+def at(mapping: Mapping[str, Any], key: str) -> Any:
+    return mapping.get(key)

@@ -1,0 +1,137 @@
+"""API keys: whose they are, making them with the key shown once, and stopping them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Q
+from django.http import HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+from django.views.decorators.http import require_http_methods, require_safe
+
+from access.models import Application
+from admin_panel.forms import KeyForm
+from admin_panel.listing import listing, wants_rows_only
+from admin_panel.pages import PanelRequest, fragment, go_to, not_found, page
+from admin_panel.samples import curl
+from admin_panel.saving import Signature, announce, confirm, signature
+from core.faults import ClientFault, PolicyDenied
+from core.models import ConfigChange
+from keys import services as use_cases
+from keys.models import ApiKey
+from routing.models import ServiceConfig
+
+_FORM = "admin_panel/keys/form.html"
+_LOOKUP_LENGTH = 10
+_RECENT = 6
+_FILTERS = (("", "All"), ("live", "Live"), ("suspended", "Suspended"), ("ended", "Ended"))
+
+
+@require_safe
+def keys(request: PanelRequest) -> HttpResponse:
+    now = timezone.now()
+    expired = Q(expires_at__lte=now)
+    live = Q(status__in=("active", "deprecated"))
+    states = {
+        "live": live & ~expired,
+        "suspended": Q(status="suspended"),
+        "ended": Q(status="revoked") | (live & expired),
+    }
+    sorts = {"newest": "id", "name": "name", "used": "last_used_at", "expiry": "expires_at"}
+    rows = ApiKey.objects.select_related("application", "user")
+    search = ("name", "owner", "lookup_id", "application__name")
+    found = listing(request, rows, search=search, states=states, sorts=sorts, default_sort="-newest")
+    if wants_rows_only(request):
+        return fragment(request, "admin_panel/keys/rows.html", {"listing": found})
+    return page(request, "admin_panel/keys/list.html", {"listing": found, "filters": _FILTERS})
+
+
+@require_safe
+def key(request: PanelRequest, pk: str) -> HttpResponse:
+    row = _key(pk)
+    if row is None:
+        return not_found(request, "API key")
+    recent = ConfigChange.objects.filter(kind=ApiKey.kind, object_id=pk).select_related("revision").order_by("-pk")
+    return page(request, "admin_panel/keys/detail.html", {"row": row, "recent": recent[:_RECENT]})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def key_whose(request: PanelRequest) -> HttpResponse:
+    """Whose key is this? By POST, so that a whole key pasted here stands in no URL; only its lookup id is used."""
+    length = len(settings.API_KEY_PREFIX) + _LOOKUP_LENGTH
+    if request.method != "POST":
+        return fragment(request, "admin_panel/keys/whose.html", {"length": length})
+    pasted = request.POST.get("key", "").strip()
+    lookup = pasted.removeprefix(settings.API_KEY_PREFIX)[:_LOOKUP_LENGTH]
+    is_whole = len(lookup) == _LOOKUP_LENGTH and lookup.isascii() and lookup.isalnum()
+    row = ApiKey.objects.select_related("application", "user").filter(lookup_id=lookup).first() if is_whole else None
+    context = {"row": row, "lookup": lookup if is_whole else "", "length": length, "is_answer": True}
+    return fragment(request, "admin_panel/keys/whose.html", context)
+
+
+@sensitive_variables("issued")
+@require_http_methods(["GET", "HEAD", "POST"])
+def key_new(request: PanelRequest) -> HttpResponse:
+    """The key itself is in the one answer to this POST and nowhere else: no redirect, session, message or storage."""
+    if request.method != "POST":
+        return page(request, _FORM, {"form": KeyForm(initial={"application": request.GET.get("application", "")})})
+    form = KeyForm(request.POST)
+    if not form.is_valid():
+        return page(request, _FORM, {"form": form}, status=422)
+    try:
+        issued = use_cases.create_key(**form.changes(), **signature(request, form.cleaned_data["reason"]))
+    except (ClientFault, PolicyDenied) as fault:
+        form.take(fault)
+        return page(request, _FORM, {"form": form}, status=fault.status)
+    announce(request, issued.row.revision)
+    path = _callable_path(issued.row.application)
+    context = {"row": issued.row, "key": issued.key, "warning": issued.warning}
+    context["sample"] = curl(request, path, key=issued.key)
+    response = page(request, "admin_panel/keys/created.html", context)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["HX-Push-Url"] = "false"
+    return response
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def key_suspend(request: PanelRequest, pk: str) -> HttpResponse:
+    return _confirmed(request, pk, "suspend", use_cases.suspend_key)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def key_activate(request: PanelRequest, pk: str) -> HttpResponse:
+    return _confirmed(request, pk, "activate", use_cases.activate_key)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def key_revoke(request: PanelRequest, pk: str) -> HttpResponse:
+    return _confirmed(request, pk, "revoke", use_cases.revoke_key)
+
+
+def _confirmed(request: PanelRequest, pk: str, action: str, use_case: Callable[..., Any]) -> HttpResponse:
+    row = _key(pk)
+    if row is None:
+        return not_found(request, "API key")
+
+    def act(signed: Signature) -> None:
+        use_case(key=row, **signed)
+
+    def done() -> HttpResponseRedirect:
+        return go_to("key", pk)
+
+    context = {"row": row, "action": action, "url": reverse(f"panel:key_{action}", args=[pk])}
+    return confirm(request, "admin_panel/keys/confirm.html", act=act, done=done, context=context)
+
+
+def _key(pk: str) -> ApiKey | None:
+    return ApiKey.objects.select_related("application", "user").filter(pk=pk).first()
+
+
+def _callable_path(application: Application | None) -> str:
+    """A path to try a new key on."""
+    allowed = application.allowed_services if application else []
+    services = ServiceConfig.objects.filter(is_active=True).order_by("pk")
+    found = services.first() if "*" in allowed else services.filter(name__in=allowed).first()
+    return f"/api/v1/{found.name}/" if found else "/api/v1/…/"

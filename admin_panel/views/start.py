@@ -1,0 +1,96 @@
+"""The start page: what to do next on an empty gateway, and where things stand on a full one."""
+
+from dataclasses import dataclass
+
+from django.http import HttpResponse
+from django.urls import reverse
+from django.views.decorators.http import require_safe
+
+from access.models import Application
+from admin_panel.pages import PanelRequest, page
+from admin_panel.samples import curl
+from admin_panel.status import live_nodes
+from core.models import ConfigRevision
+from keys.models import ApiKey
+from queues.models import QueueRoute
+from routing.models import Route, ServiceConfig, ServiceVersion
+
+LATEST = 8
+_LIVE = ("active", "deprecated")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the checklist. ``state`` is done, next or later."""
+
+    title: str
+    text: str
+    action: str
+    url: str
+    state: str
+
+
+@require_safe
+def start(request: PanelRequest) -> HttpResponse:
+    steps = _steps()
+    context = {
+        "steps": steps,
+        "is_ready": all(step.state == "done" for step in steps),
+        "sample": _sample(request),
+        "tiles": _tiles(),
+        "latest": ConfigRevision.objects.prefetch_related("changes")[:LATEST],
+        "nodes": live_nodes(),
+    }
+    return page(request, "admin_panel/start.html", context)
+
+
+def _steps() -> list[Step]:
+    service = ServiceConfig.objects.order_by("pk").first()
+    application = Application.objects.exclude(allowed_services=[]).order_by("pk").first()
+    new_version = reverse("panel:version_new", args=[service.pk]) if service else ""
+    new_key = reverse("panel:key_new") + (f"?application={application.name}" if application else "")
+    serves = ServiceVersion.objects.filter(is_active=True).exists() or ServiceConfig.objects.exclude(default_url="")
+    found = (
+        ("A service", "An upstream HTTP API under a name.", "New service", reverse("panel:service_new"), service),
+        ("A version", "Where the service runs, and its share of the traffic.", "Add version", new_version, serves),
+        (
+            "An application",
+            "A client of the gateway, and which services it may call.",
+            "New application",
+            reverse("panel:application_new"),
+            application,
+        ),
+        (
+            "An API key",
+            "What the client sends along. It is shown once.",
+            "New key",
+            new_key,
+            ApiKey.objects.filter(application__isnull=False, status__in=_LIVE).exists(),
+        ),
+    )
+    states = ["done" if done else "later" for *_, done in found]
+    if "later" in states:
+        states[states.index("later")] = "next"
+    return [Step(*line[:4], state) for line, state in zip(found, states, strict=True)]
+
+
+def _sample(request: PanelRequest) -> str:
+    """A call that can succeed: of a service that some application may use."""
+    services = ServiceConfig.objects.filter(is_active=True).order_by("pk")
+    for application in Application.objects.filter(is_active=True).order_by("pk")[:20]:
+        allowed = application.allowed_services
+        found = services.first() if "*" in allowed else services.filter(name__in=allowed).first()
+        if found is not None:
+            return curl(request, f"/api/v1/{found.name}/")
+    first = services.first()
+    return curl(request, f"/api/v1/{first.name}/") if first else ""
+
+
+def _tiles() -> list[tuple[str, int, str]]:
+    return [
+        ("Services", ServiceConfig.objects.count(), reverse("panel:services")),
+        ("Routes", Route.objects.count(), reverse("panel:routes")),
+        ("Applications", Application.objects.count(), reverse("panel:applications")),
+        ("Live API keys", ApiKey.objects.filter(status__in=_LIVE).count(), reverse("panel:keys")),
+        ("Queue routes", QueueRoute.objects.count(), reverse("panel:queue_routes")),
+    ]

@@ -1,0 +1,49 @@
+"""Values and names of fields in words, for history, conflicts and dialogs."""
+
+import json
+import re
+from datetime import datetime
+from typing import Any
+
+from django.core.exceptions import FieldDoesNotExist
+from django.db import models
+from django.utils.dateparse import parse_datetime
+
+_ABBREVIATIONS = {"url": "URL", "id": "ID", "ms": "(ms)", "s": "(s)"}
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")  # as `ConfigRow.recorded` writes it
+
+
+def label(model: type[models.Model] | None, name: str) -> str:
+    """``default_url`` → ``Default URL``; ``service_id`` → ``Service`` where the model knows it as a reference."""
+    try:
+        field = model._meta.get_field(name) if model else None
+    except FieldDoesNotExist:
+        field = None
+    words = (field.name if field is not None else name.removesuffix("_id")).split("_")
+    text = " ".join(_ABBREVIATIONS.get(word, word) for word in words)
+    return text[0].upper() + text[1:]
+
+
+def readable(value: Any) -> str:
+    """A stored value as an admin reads it."""
+    if value is None or value == "":
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False) if value else "none"
+    if isinstance(value, str) and _MOMENT.match(value):
+        value = parse_datetime(value) or value
+    return f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else str(value)
+
+
+def count_of(number: int, singular: str, plural: str = "") -> str:
+    """``1 route``, ``3 routes``."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def kind_name(kind: str) -> str:
+    """``queue_route`` → ``queue route``."""
+    return kind.replace("_", " ").replace("api key", "API key")
