@@ -101,7 +101,7 @@ class RevokedKeySerializer(ConfigSerializer[ApiKey]):
     examples=[OpenApiExample("A key", {"key": EXAMPLE_SECRET, "scopes": ["read:data"]}, request_only=True)]
 )
 class ValidationSerializer(StrictSerializer):
-    key = Text(max_length=1000, trim_whitespace=False)
+    key = Text(max_length=1000, allow_blank=True, trim_whitespace=False)
     scopes = text_list(required=False)
 
 
