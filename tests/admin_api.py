@@ -8,6 +8,7 @@ from rest_framework.test import APIClient
 from core.revisions import Actor
 from keys.services import create_admin_key
 
+SERVICES = "/admin/routing/services"
 ANN: dict[str, Any] = {"actor": Actor("user", "1", "ann"), "source": "api"}
 
 
@@ -22,3 +23,13 @@ def client_with_key(key: str) -> APIClient:
     client = APIClient()
     client.credentials(HTTP_X_API_KEY=key)
     return client
+
+
+def problem_of(response: Any, status: int, code: str) -> dict[str, Any]:
+    """The problem document of an answer, after checking that it is that problem."""
+    assert response.status_code == status, response.content
+    assert response["Content-Type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["request_id"] == response["X-Request-ID"]
+    return problem

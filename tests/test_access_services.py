@@ -1,5 +1,6 @@
 """What admins may do with applications and their whitelists (rule 5)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -65,10 +66,11 @@ def test_a_name_is_taken_once() -> None:
     create_application(name="mobile", **ANN)
     other = create_application(name="web", **ANN)
 
-    for attempt in (
+    attempts: list[Callable[[], Application]] = [
         lambda: create_application(name="mobile", **ANN),
         lambda: update_application(application=other, changes={"name": "mobile"}, **ANN),
-    ):
+    ]
+    for attempt in attempts:
         with pytest.raises(ClientFault, match="already") as raised:
             attempt()
         assert raised.value.code == "conflict"

@@ -1,0 +1,71 @@
+"""``manage.py createadmin``: the way back in."""
+
+import io
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+
+from access.models import SetupCompletion
+from keys.services import find_live_key
+
+pytestmark = pytest.mark.django_db
+
+
+def _run(*arguments: str) -> dict[str, str]:
+    out = io.StringIO()
+    call_command("createadmin", *arguments, stdout=out)
+    lines = [line.rsplit(maxsplit=1) for line in out.getvalue().splitlines()]
+    return {words[0]: words[1] for words in lines if words[0] in ("username", "password", "admin key")}
+
+
+def test_a_new_admin_gets_a_password_and_on_demand_a_key() -> None:
+    printed = _run("--username", "ann", "--email", "ann@example.com", "--key")
+
+    user = User.objects.get(username="ann")
+    assert user.is_superuser and user.check_password(printed["password"])
+    key = find_live_key(printed["admin key"], admin=True)
+    assert key is not None and key.user == user
+    assert SetupCompletion.objects.exists()
+
+
+def test_a_lost_admin_comes_back_with_a_new_password() -> None:
+    User.objects.create_user("ann", "ann@example.com", "forgotten", is_active=False)
+
+    printed = _run("--username", "ann")
+
+    user = User.objects.get()
+    assert user.is_superuser and user.is_staff and user.is_active
+    assert user.check_password(printed["password"])
+    assert user.email == "ann@example.com"
+    assert "admin key" not in printed
+
+
+def test_a_password_is_read_and_not_printed(monkeypatch: Any) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse battery staple\n"))
+
+    printed = _run("--username", "ann", "--email", "ann@example.com", "--password-stdin")
+
+    assert User.objects.get().check_password("correct horse battery staple")
+    assert "password" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "sentence"),
+    [
+        (["--username", "ann"], "", "email"),
+        (["--username", "ann", "--email", "nowhere"], "", "email"),
+        (["--username", "a b", "--email", "a@example.com"], "", "username"),
+        (["--username", "ann", "--email", "a@example.com", "--password-stdin"], "short\n", "short"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(
+    monkeypatch: Any, arguments: list[str], stdin: str, sentence: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+
+    with pytest.raises(CommandError, match=sentence):
+        _run(*arguments)
+
+    assert not User.objects.exists() and not SetupCompletion.objects.exists()

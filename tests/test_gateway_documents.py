@@ -1,0 +1,97 @@
+"""The OpenAPI document, its pages, and the control process's health."""
+
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from rest_framework.test import APIClient
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def document(api: APIClient) -> dict[str, Any]:
+    response = APIClient().get("/openapi.json")
+    assert response["Content-Type"] == "application/json"
+    document: dict[str, Any] = response.json()
+    return document
+
+
+def test_the_document_is_valid_and_written_without_a_warning(tmp_path: Any) -> None:
+    call_command("spectacular", "--validate", "--fail-on-warn", "--file", str(tmp_path / "openapi.yaml"))
+
+
+def test_every_operation_may_answer_with_a_problem_and_says_who_may_call(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert "application/problem+json" in operation["responses"]["default"]["content"], (path, method)
+            security = operation.get("security", [])
+            is_public = path in ("/validate", "/setup")
+            assert bool(security) is not is_public, (path, method)
+            assert is_public or security == [{"adminKey": []}, {"bearer": []}, {"panelSession": []}]
+
+
+def test_every_path_of_the_interface_is_described(document: dict[str, Any]) -> None:
+    expected = {
+        "/admin/routing/services/{name}/versions/{version}/targets/{id}": {"get", "put", "patch", "delete"},
+        "/admin/services/{name}": {"get", "put", "patch", "delete"},
+        "/admin/routing/services/{name}/weights": {"get", "put"},
+        "/admin/routing/queue-routes": {"get", "post"},
+        "/admin/access/applications/{application}/whitelist": {"get", "post"},
+        "/keys/{id}/suspend": {"post"},
+        "/admin/revisions/{number}": {"get"},
+        "/admin/queues/tasks": {"get"},
+        "/validate": {"post"},
+        "/setup": {"post"},
+    }
+    for path, methods in expected.items():
+        assert set(document["paths"][path]) == methods, path
+
+
+def test_lists_and_conditional_requests_are_described(document: dict[str, Any]) -> None:
+    listing = document["paths"]["/keys"]["get"]
+    reference = listing["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    page = document["components"]["schemas"][reference.rpartition("/")[2]]
+    assert set(page["properties"]) == {"keys", "count", "cursor"}
+    assert {"limit", "cursor", "ordering", "search", "status"} <= {each["name"] for each in listing["parameters"]}
+    write = document["paths"]["/admin/routing/services/{name}"]["put"]
+    assert {"If-Match", "Prefer", "X-Change-Reason"} <= {each["name"] for each in write["parameters"]}
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_the_pages_need_no_other_host_and_no_inline_script(api: APIClient, settings: Any, path: str) -> None:
+    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    settings.STORAGES = settings.STORAGES | {"staticfiles": plain}
+
+    page = APIClient().get(path)
+
+    html = page.content.decode()
+    assert page.status_code == 200
+    assert "script-src 'self';" in page["Content-Security-Policy"]
+    assert "https://" not in html and "http://" not in html
+    assert html.count("<script") == html.count("<script src=")
+    assert "<style" not in html
+
+
+def test_the_script_of_the_docs_page_is_served(api: APIClient, settings: Any) -> None:
+    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    settings.STORAGES = settings.STORAGES | {"staticfiles": plain}
+
+    script = APIClient().get("/docs?script=")
+
+    assert script["Content-Type"].startswith("application/javascript")
+    assert b"/openapi.json" in script.content
+
+
+def test_the_process_says_that_it_lives_to_anybody(api: APIClient, django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(0):
+        assert APIClient().get("/health").json() == {"status": "ok"}
+
+
+def test_the_systems_health_is_for_admins(api: APIClient) -> None:
+    health = api.get("/admin/health").json()
+
+    assert set(health) == {"status", "revision", "database", "nodes", "tasks"}
+    assert health["status"] == "degraded"  # no node is live
+    assert health["nodes"] == {"live": 0, "behind": [], "withProblems": []}
