@@ -16,8 +16,8 @@ DEADLINE_S = 20.0
 
 
 def link_settings(directory: Path, slot: int = 0) -> WorkerSettings:
-    paths = {"agent_socket": str(directory / "agent.sock"), "snapshot_path": str(directory / "snapshot.bin")}
-    return replace(worker_settings(slot), **paths)
+    settings = worker_settings(slot)
+    return replace(settings, agent_socket=str(directory / "agent.sock"), snapshot_path=str(directory / "snapshot.bin"))
 
 
 def new_link(directory: Path, slot: int = 0) -> AgentLink:

@@ -15,12 +15,15 @@ from typing import Any
 from django.conf import settings
 
 from core.wire import Message
+from gateway_project.agent.calls import TaskCalls
 from gateway_project.agent.follower import Follower
 from gateway_project.agent.metrics import WorkerMetrics, serve_metrics
+from gateway_project.agent.relay import Relay
 from gateway_project.agent.server import AgentServer, Peer
 from gateway_project.agent.snapshot_file import SnapshotKeeper
 from gateway_project.agent.store import ConfigStore
 from gateway_project.agent.writer import NodeState, Writer
+from gateway_project.celery_app import app as celery_app
 
 logger = logging.getLogger("portcullis.agent")
 
@@ -41,7 +44,9 @@ class Agent:
         self.writer = Writer(settings.NODE_NAME, self._node_states)
         self.keeper = SnapshotKeeper(self.store, settings.VAR_DIR / "snapshot.bin", settings.MAX_CONFIG_AGE)
         self.metrics = WorkerMetrics(self._gauges)
-        self.server.handlers["metrics"] = self._answer_metrics
+        self.relay = Relay(celery_app)
+        self.calls = TaskCalls(self.relay.wake)
+        self.server.handlers.update(self.calls.handlers, metrics=self._answer_metrics)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` is set. Raises what a part failed with, and AgentCannotStart."""
@@ -51,6 +56,7 @@ class Agent:
         parts = [
             _named("writer", self.writer.run()),  # ends first, so that its last heartbeat has the workers in it
             _named("snapshot file", self.keeper.run()),
+            _named("queues", self._run_queues()),
             _named("follower", self.follower.run()),
             _named("metrics", serve_metrics(listener, self.metrics, settings.METRICS_TOKEN)),
             server,
@@ -61,6 +67,15 @@ class Agent:
         stopping.cancel()
         await _end(parts)
         logger.info("the agent has ended")
+
+    async def _run_queues(self) -> None:
+        """Until cancelled; then what has been accepted is stored, and what is being published confirmed."""
+        self.relay.start()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await self.calls.close()
+            await self.relay.stop()
 
     def _on_message(self, peer: Peer, message: Message) -> None:
         kind = message["type"]
