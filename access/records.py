@@ -67,6 +67,7 @@ class ApplicationRecord:
     grant: Grant  # where no entry says otherwise
     entries: tuple[EntryRecord, ...]
     whitelist: PathTrie[EntryRecord] | None = field(compare=False)  # the entries by path
+    upstream_line: bytes  # the field that tells upstreams which application it is
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any], default_limit: tuple[int, int]) -> ApplicationRecord:
@@ -82,6 +83,7 @@ class ApplicationRecord:
             grant=grant,
             entries=entries,
             whitelist=_whitelist(entries) if entries else None,
+            upstream_line=f"x-gateway-application: {wire['id']}\r\n".encode("ascii"),
         )
 
 

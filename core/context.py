@@ -1,0 +1,204 @@
+"""One request and its answer, as every step of the pipeline sees them.
+
+An `Exchange` is the client's side: what was asked, what the steps decided, and how to answer. The protocol that
+received the request subclasses it (`gateway_project.dataplane.protocol` for HTTP/1.1 sockets,
+`gateway_project.dataplane.asgi_exchange` for any ASGI server). Header fields of answers travel as raw lines
+(``b"name: value\\r\\n"``), which is what a socket wants.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from core.faults import ClientFault, GatewayFault
+
+MAX_TARGET = 8192
+MAX_HEAD = 64 * 1024
+MAX_FIELDS = 100
+
+# Fields that some step reads or that never pass as they are; all others are only forwarded.
+NOTED = frozenset(
+    b"accept access-control-request-headers access-control-request-method authorization connection content-length "
+    b"content-type cookie expect forwarded host http2-settings keep-alive origin proxy-authenticate "
+    b"proxy-authorization proxy-connection te trailer traceparent tracestate transfer-encoding upgrade via "
+    b"x-api-version x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix x-forwarded-proto "
+    b"x-forwarded-server x-gateway-debug x-real-ip x-request-id".split()
+)
+# Of those, the ones that also go to the upstream as the client sent them.
+_PASSED = frozenset(
+    b"accept access-control-request-headers access-control-request-method content-type origin x-api-version".split()
+)
+_SINGLE = frozenset((b"host", b"content-length", b"authorization", b"expect", b"traceparent", b"content-type"))
+
+
+class BodySink(Protocol):
+    """Whoever takes a request's body as it arrives, and learns when the client can take more or has gone."""
+
+    def body_data(self, data: bytes) -> None: ...
+    def body_end(self) -> None: ...
+    def client_gone(self) -> None: ...
+    def client_ready(self) -> None: ...
+    def refuse_body(self, fault: GatewayFault) -> None: ...
+
+
+class RequestHead:
+    """Collects a request's header fields. Names arrive in any case and are kept in lower case.
+
+    ``noted`` holds the fields that steps read, by name; ``passed`` the others, as wire pieces in order.
+    """
+
+    noted: dict[bytes, bytes]
+    passed: list[bytes]
+    field_count: int
+    field_bytes: int
+    is_head_whole: bool
+    key_header: bytes  # configurable, so not in NOTED
+    max_field_bytes: int
+
+    def begin_head(self) -> None:
+        self.noted = {}
+        self.passed = []
+        self.field_count = self.field_bytes = 0
+        self.is_head_whole = False
+
+    def add_field(self, name: bytes, value: bytes) -> None:
+        """Take one field line. Raises ClientFault for one that is too much, doubled, or malformed (rules 24, 29)."""
+        name = name.lower()
+        size = len(name) + len(value)
+        self.field_count += 1
+        self.field_bytes += size
+        if size > self.max_field_bytes or self.field_count > MAX_FIELDS or self.field_bytes > MAX_HEAD:
+            raise head_too_large(name, size, self.max_field_bytes)
+        if self.is_head_whole:
+            return  # a trailer: dropped, it must not pose as a header (RFC 9110 section 6.5.1)
+        if name in NOTED or name == self.key_header:
+            if name in self.noted:
+                self.noted[name] = _combined(name, self.noted[name], value, self.key_header)
+            else:
+                self.noted[name] = value
+            if name in _PASSED:
+                self.passed += (name, b": ", value, b"\r\n")
+        elif b"_" not in name and not name.startswith(b"x-gateway-"):
+            # A name with an underscore looks like another one to CGI-like upstreams; x-gateway-* is ours (rule 24).
+            self.passed += (name, b": ", value, b"\r\n")
+
+
+def _combined(name: bytes, first: bytes, second: bytes, key_header: bytes) -> bytes:
+    if name in _SINGLE or name == key_header:
+        # Two different readings of one message are what request smuggling is made of (RFC 9112 sections 3.2, 6.3).
+        raise ClientFault("bad_request", f"The request has more than one {name.decode('ascii')} field.")
+    return first + (b"; " if name == b"cookie" else b", ") + second
+
+
+def head_too_large(name: bytes, size: int, max_field_bytes: int) -> ClientFault:
+    if size > max_field_bytes:
+        field = name[:60].decode("ascii", "replace")
+        return ClientFault("header_too_large", f"The field {field} is over the limit of {max_field_bytes} bytes.")
+    return ClientFault(
+        "header_too_large", f"The header section is over the limit of {MAX_HEAD} bytes or {MAX_FIELDS} fields."
+    )
+
+
+class Identity(Protocol):
+    """The client's side of a request, the same for most requests of a connection."""
+
+    @property
+    def host(self) -> bytes: ...  # lower case, without port
+    @property
+    def client(self) -> str: ...  # the address that counts, after trusted proxies
+    @property
+    def forwarding_lines(self) -> bytes: ...  # X-Forwarded-* and Forwarded for the upstream
+
+
+class Session:
+    """What is known of a connection's client from its last request. Most requests of a connection come from the same
+    caller, who is then recognised by comparing the credential, as long as the configuration is the same."""
+
+    __slots__ = ("application", "credential", "key", "snapshot")
+
+    def __init__(self) -> None:
+        self.credential: bytes | None = None
+        self.snapshot: Any = None
+        self.key: Any = None
+        self.application: Any = None
+
+
+class Exchange:
+    """One request and its answer.
+
+    No ``__slots__``: most attributes keep the default that stands on the class, which costs a request nothing.
+    Fewer than 30 are set on the way of an ordinary request: beyond that CPython 3.11 gives every instance a
+    dictionary of its own.
+    """
+
+    # --- the request's head: set by the protocol ---
+    method: bytes
+    raw_path: bytes  # as sent, without the query
+    query: bytes | None = None  # None: no "?" was sent
+    noted: dict[bytes, bytes]
+    passed: list[bytes]
+    identity: Identity
+    session: Session
+    has_body: bool = False
+    content_length: int | None = None  # None with a body: chunked
+
+    # --- context ---
+    started: float  # monotonic seconds
+    request_id: bytes = b""
+    trace_id: bytes = b""
+    trace_lines: bytes  # traceparent, tracestate, x-request-id for the upstream
+
+    # --- what the steps decided ---
+    snapshot: Any = None
+    path: bytes = b""  # canonical
+    route: Any = None
+    service: Any = None
+    queue_route: Any = None
+    version: Any = None
+    application: Any = None
+    key: Any = None
+    own_template: str = ""  # the path label of metrics, where no route or service has one
+    max_body_bytes: int = 0
+    answer_lines: bytes = b""  # request id, RateLimit, CORS: fields of whatever answer comes
+
+    # --- what became of it ---
+    status: int = 0
+    fault_code: str = ""
+    upstream_s: float | None = None  # seconds from forwarding to the upstream's head
+    bytes_in: int = 0
+    bytes_out: int = 0
+    is_fallback: bool = False
+
+    sink: BodySink | None = None
+
+    # --- how to take the body and to answer: each protocol's own ---
+    def read_body(self, sink: BodySink) -> None:
+        """Deliver the body to ``sink`` from now on, beginning with what has arrived. Once per exchange."""
+        raise NotImplementedError
+
+    def pause_body(self) -> None:
+        """Ask the client to stop sending: the upstream is slower."""
+        raise NotImplementedError
+
+    def resume_body(self) -> None:
+        raise NotImplementedError
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """A whole answer; ``lines`` hold its Content-Length, unless there is no body by nature."""
+        raise NotImplementedError
+
+    def start(self, status: int, lines: bytes, *, is_sized: bool) -> None:
+        """Begin an answer whose body follows in pieces; sized: ``lines`` hold Content-Length, else we frame it."""
+        raise NotImplementedError
+
+    def write(self, data: bytes) -> bool:
+        """A piece of the body. False: the client is slower; wait for ``sink.client_ready``."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """The body is whole."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """The answer cannot be completed: make the truncation visible to the client."""
+        raise NotImplementedError

@@ -1,0 +1,145 @@
+"""The access log: one JSON line per request, buffered, and written by a thread so that no disk stops the event loop."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import orjson
+
+from core.context import Exchange
+
+FLUSH_BYTES = 64 * 1024
+MAX_WAITING = 8 * 1024 * 1024  # of a disk that does not keep up; beyond it lines are dropped and counted
+_MAX_PATH = 2048
+_MAX_SHARED = 4096
+_PLAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:@/%"
+_SHARED = ("client", "service", "version", "route", "application", "key_id", "tenant_id", "revision")
+
+
+class AccessLog:
+    """``path`` is a file, or "-" for standard output. `flush` is called by the worker's sweep."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = _open(path)
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._writing: Future[None] | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="access-log")
+        self._millisecond = 0
+        self._begun = b""
+        self._shared: dict[tuple[str | int | None, ...], bytes] = {}
+        self.dropped = 0
+
+    def add(self, exchange: Exchange, duration_s: float) -> None:
+        if self._bytes > MAX_WAITING:
+            self.dropped += 1
+            return
+        status = exchange.status
+        upstream_s = exchange.upstream_s
+        line = b"".join(
+            (
+                self._beginning(),
+                b"error" if status >= 500 else b"info",
+                b'","request_id":"',
+                exchange.request_id,
+                b'","trace_id":"',
+                exchange.trace_id,
+                b'","method":"',
+                exchange.method,
+                b'","path":',
+                _quoted(exchange.raw_path),
+                b',"status_code":%d,"response_time_ms":%.3f,"upstream_time_ms":' % (status, duration_s * 1000),
+                b"null" if upstream_s is None else b"%.3f" % (upstream_s * 1000),
+                self._who_and_what(exchange),
+                b',"bytes_in":%d,"bytes_out":%d,"code":' % (exchange.bytes_in, exchange.bytes_out),
+                b'"' + exchange.fault_code.encode("ascii") + b'"}\n' if exchange.fault_code else b"null}\n",
+            )
+        )
+        self._lines.append(line)
+        self._bytes += len(line)
+        if self._bytes > FLUSH_BYTES:
+            self.flush()
+
+    def _beginning(self) -> bytes:
+        """The line up to the level; the same for all requests of a millisecond."""
+        now = int(time.time() * 1000)
+        if now != self._millisecond:
+            self._millisecond = now
+            second, rest = divmod(now, 1000)
+            moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._begun = f'{{"timestamp":"{moment}.{rest:03d}Z","level":"'.encode("ascii")
+        return self._begun
+
+    def _who_and_what(self, exchange: Exchange) -> bytes:
+        """The members that many requests share, as JSON, remembered by what they are made of."""
+        service, version, route = exchange.service, exchange.version, exchange.route
+        application, key, snapshot = exchange.application, exchange.key, exchange.snapshot
+        made_of = (
+            exchange.identity.client,
+            None if service is None else service.name,
+            None if version is None else version.name,
+            None if route is None else route.name,
+            None if application is None else application.name,
+            None if key is None else key.id,
+            None if application is None else application.tenant_id,
+            0 if snapshot is None else snapshot.revision,
+        )
+        known = self._shared.get(made_of)
+        if known is None:
+            if len(self._shared) >= _MAX_SHARED:
+                self._shared.clear()
+            known = self._shared[made_of] = _members(made_of)
+        return known
+
+    def flush(self) -> None:
+        """Hand what has gathered to the writing thread, unless it is still busy with what came before."""
+        if not self._lines or (self._writing is not None and not self._writing.done()):
+            return
+        data = b"".join(self._lines)
+        self._lines.clear()
+        self._bytes = 0
+        self._writing = self._writer.submit(self._write, data)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError:  # a full disk: the lines are lost, and counted
+            self.dropped += view.tobytes().count(b"\n")
+
+    def reopen(self) -> None:
+        """After rotation (SIGUSR1). By the writing thread, so that no line goes to a closed file."""
+        self._writer.submit(self._reopen)
+
+    def _reopen(self) -> None:
+        if self._path != "-":
+            old, self._file = self._file, _open(self._path)
+            os.close(old)
+
+    def close(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+        self.flush()
+        self._writer.shutdown(wait=True)
+        if self._path != "-":
+            os.close(self._file)
+
+
+def _members(values: tuple[str | int | None, ...]) -> bytes:
+    members = dict(zip(_SHARED, values, strict=True)) | {"user_id": None}
+    return b"," + orjson.dumps(members)[1:-1]
+
+
+def _quoted(path: bytes) -> bytes:
+    """The path as a JSON string, cut at 2 KiB (rule 28)."""
+    if not path.translate(None, _PLAIN):
+        return b'"' + path[:_MAX_PATH] + b'"'
+    return orjson.dumps(path[:_MAX_PATH].decode("ascii", "backslashreplace"))
+
+
+def _open(path: str) -> int:
+    return 1 if path == "-" else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)

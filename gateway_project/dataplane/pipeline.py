@@ -1,0 +1,228 @@
+"""The way of a request, step by step. Each step is a function of its own module that decides and does no I/O; what it
+decides stands on the exchange. A refusal is a `GatewayFault`, whichever step makes it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from access.addresses import failure_bucket
+from access.limits import headers as limit_headers
+from access.policy import authorize
+from access.records import Grant
+from core.context import Exchange
+from core.faults import ClientFault, InternalFault, PolicyDenied
+from gateway_project.dataplane.protocol import too_large
+from gateway_project.dataplane.snapshot import Snapshot
+from keys.records import KeyRecord
+from keys.verify import authenticate, invalid_credentials
+from routing.forwarding import Terms
+from routing.paths import canonical, has_empty_segment
+from routing.records import TargetRecord
+from routing.rewriting import upstream_target
+from routing.selection import address_point, choose_version, requested_version
+from routing.table import implicit
+
+if TYPE_CHECKING:
+    from gateway_project.dataplane.app import Gateway
+
+_CHALLENGE = ((b"www-authenticate", b'Bearer realm="portcullis"'),)
+
+
+class Pipeline:
+    """The ordered steps. One per worker; a request's own state is all on its exchange."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._settings = gateway.settings
+        self._limiter = gateway.limiter
+        self._key_header = gateway.key_header
+        self._prefix = gateway.settings.api_key_prefix.encode("ascii")
+        self._terms = Terms(gateway.settings.request_timeout_s)
+        self._turn = 0  # of the targets of versions that have several
+
+    def run(self, exchange: Exchange) -> None:
+        """Take a request as far as its upstream, its queue or its answer. Raises GatewayFault."""
+        snapshot = exchange.snapshot = self._gateway.link.snapshot
+        path = exchange.path = canonical(exchange.raw_path)
+        if self._gateway.own.answers(exchange):  # before any route (rule 2)
+            return
+        api_version = self._match(exchange, snapshot, path)
+        if b"origin" in exchange.noted and self._cross_origin(exchange, exchange.noted[b"origin"]):
+            return
+        self._filter(exchange)
+        grant, subject, point = self._admit(exchange, snapshot)
+        self._limit(exchange, grant, subject)
+        if exchange.queue_route is not None:
+            self._gateway.queueing.accept(exchange)
+        else:
+            target, request_target = self._select(exchange, grant, api_version, point)
+            self._gateway.forwarder.forward(exchange, target, request_target, self._terms_of(exchange))
+
+    # --- 3 match ---
+    def _match(self, exchange: Exchange, snapshot: Snapshot, path: bytes) -> bytes:
+        """Find what the path leads to (rules 2, 3): the API version that it names is returned."""
+        method = exchange.method
+        if method == b"OPTIONS" and b"access-control-request-method" in exchange.noted:
+            method = exchange.noted[b"access-control-request-method"].strip()  # rule 18
+        route = snapshot.routes.match(exchange.identity.host, path, method)
+        if has_empty_segment(path) and not (route is not None and route.allow_empty_segments):
+            raise ClientFault("bad_path", "The path holds an empty segment (//).")
+        named = implicit(path)
+        service = None
+        if route is not None:
+            exchange.route = route
+            if route.queue_route is not None:
+                exchange.queue_route = snapshot.queue_routes.get(route.queue_route)
+            else:
+                service = snapshot.services.get(route.service or "")
+        elif named is not None:
+            service = snapshot.services.get(named[1].decode("latin-1"))
+            if service is not None and not service.implicit:
+                service = None
+        if service is not None and service.is_active:
+            exchange.service = service
+        elif exchange.queue_route is None:
+            raise _no_route(path, self._gateway.has_snapshot)
+        return named[0] if named is not None else b"v1"
+
+    # --- 4 CORS ---
+    def _cross_origin(self, exchange: Exchange, origin: bytes) -> bool:
+        """Answer a preflight; for other requests, note the fields that let a browser read the answer."""
+        cors = self._gateway.cors
+        wanted = exchange.noted.get(b"access-control-request-method")
+        if exchange.method == b"OPTIONS" and wanted is not None:
+            fields = cors.preflight(origin, wanted, exchange.noted.get(b"access-control-request-headers"))
+            if fields is None:
+                raise PolicyDenied("blocked", "CORS_ORIGINS does not allow this origin.")
+            lines = b"".join(b"%b: %b\r\n" % field for field in fields)
+            exchange.answer(204, exchange.answer_lines + lines, b"")
+            return True
+        if cors.enabled:
+            exchange.answer_lines += cors.response_fields(origin)
+        return False
+
+    # --- 5 edge filters ---
+    def _filter(self, exchange: Exchange) -> None:
+        route = exchange.route
+        limit = self._settings.max_body_bytes
+        if route is not None and route.max_body_bytes is not None:
+            limit = route.max_body_bytes
+        exchange.max_body_bytes = limit
+        if exchange.content_length is not None and exchange.content_length > limit:
+            raise too_large(limit)
+
+    # --- 6 authenticate, 7 authorize ---
+    def _admit(self, exchange: Exchange, snapshot: Snapshot) -> tuple[Grant, str, int]:
+        """Who it is and what they may: the grant, the subject of its limit, and the point in weighted splits."""
+        destination = (exchange.service or exchange.queue_route).name
+        credential = self.credential(exchange)
+        if credential is None:
+            return self._admit_anonymous(exchange, snapshot, destination)
+        session = exchange.session
+        if session.credential == credential and session.snapshot is snapshot and not self._gateway.is_config_too_old:
+            key = session.key
+            if key.expires_at is not None and key.expires_at <= time.time():
+                raise self._refused(exchange)
+        else:
+            key = self._recognise(exchange, snapshot, credential)
+        exchange.key = key
+        application = exchange.application = session.application
+        return authorize(application, destination, exchange.path, exchange.method), key.id, key.point
+
+    def _admit_anonymous(self, exchange: Exchange, snapshot: Snapshot, destination: str) -> tuple[Grant, str, int]:
+        found = snapshot.public.find(exchange.path, exchange.method, destination)
+        if found is None:
+            detail = f"Send an API key in the {self._settings.api_key_header} field, or as a Bearer token."
+            raise PolicyDenied("missing_credentials", detail, headers=_CHALLENGE)
+        exchange.application, entry = found
+        client = exchange.identity.client
+        return entry.grant, failure_bucket(client), address_point(client)
+
+    def _recognise(self, exchange: Exchange, snapshot: Snapshot, credential: bytes) -> KeyRecord:
+        """Verify a credential and remember on the session whose it is."""
+        session = exchange.session
+        session.credential = None
+        key = self.verify(exchange, credential)
+        application = snapshot.applications.get(key.application_id or "")
+        if application is None:  # an admin key, or an application that is not active
+            raise self._refused(exchange)
+        session.credential, session.snapshot, session.key, session.application = credential, snapshot, key, application
+        return key
+
+    def credential(self, exchange: Exchange) -> bytes | None:
+        key = exchange.noted.get(self._key_header)
+        if key is None:
+            authorization = exchange.noted.get(b"authorization")
+            if authorization is not None and authorization[:7].lower() == b"bearer ":
+                return authorization[7:].strip()
+        return key
+
+    def verify(self, exchange: Exchange, credential: bytes) -> KeyRecord:
+        """The key that a credential is. Failures are charged to the address, which is looked at first (rule 10)."""
+        gateway = self._gateway
+        if wait_s := gateway.failures.is_blocked(exchange.identity.client, exchange.started):
+            detail = "Too many failed authentications came from this address."
+            violated = {"violated-policies": ["authentication-failures"]}
+            raise PolicyDenied("rate_limited", detail, retry_after_s=wait_s, members=violated)
+        if gateway.is_config_too_old:
+            detail = "The gateway has been without news of its configuration for too long to trust a key."
+            raise InternalFault("dependency_unavailable", detail, retry_after_s=5)
+        now = time.time()
+        is_fresh = gateway.link.is_fresh(now)
+        try:
+            return authenticate(exchange.snapshot.keys, gateway.digester, credential, self._prefix, now, is_fresh)
+        except PolicyDenied:
+            raise self._refused(exchange) from None
+
+    def _refused(self, exchange: Exchange) -> PolicyDenied:
+        self._gateway.failures.charge(exchange.identity.client, exchange.started)
+        return invalid_credentials()
+
+    # --- 8 limit ---
+    def _limit(self, exchange: Exchange, grant: Grant, subject: str) -> None:
+        policy = grant.limit
+        allowed, remaining, seconds = self._limiter.charge(policy, subject, exchange.started)
+        if not allowed:
+            raise limit_headers.refusal(policy, seconds)
+        exchange.answer_lines += limit_headers.fields(policy, remaining, seconds)
+
+    # --- 10 select ---
+    def _select(
+        self, exchange: Exchange, grant: Grant, api_version: bytes, point: int
+    ) -> tuple[TargetRecord, bytes]:
+        """The target and what to ask it for."""
+        route, noted = exchange.route, exchange.noted
+        if route is not None and route.version:
+            requested: str | None = route.version
+        else:
+            requested = requested_version(api_version, noted.get(b"x-api-version"), noted.get(b"accept"))
+        version = exchange.version = choose_version(exchange.service, grant.versions, requested, point)
+        targets = version.targets
+        if len(targets) == 1:
+            target = targets[0]
+        else:
+            self._turn += 1
+            target = targets[self._turn % len(targets)]
+        return target, upstream_target(route, version.base_path, exchange.raw_path, exchange.query)
+
+    def _terms_of(self, exchange: Exchange) -> Terms:
+        route, service = exchange.route, exchange.service
+        if route is None and service.request_timeout_s is None:
+            return self._terms
+        timeout_s = service.request_timeout_s or self._settings.request_timeout_s
+        if route is None:
+            return Terms(timeout_s)
+        return Terms(
+            route.request_timeout_s or timeout_s,
+            total_s=route.total_timeout_s,
+            may_resend=route.retry_unsafe_methods,
+            pass_credentials=route.pass_credentials,
+        )
+
+
+def _no_route(path: bytes, has_snapshot: bool) -> ClientFault | InternalFault:
+    if not has_snapshot:
+        return InternalFault("dependency_unavailable", "The gateway has no configuration yet.", retry_after_s=1)
+    where = path[:500].decode("ascii", "replace")
+    return ClientFault("no_route", f"No active route leads to {where}.")

@@ -1,0 +1,97 @@
+"""A worker process: ``python -m gateway_project.dataplane.worker`` with `WorkerSettings` as JSON on standard input.
+
+It imports no Django, DRF or Celery. SIGTERM drains: /ready says 503 and every answer closes its connection for a
+second, so that clients and balancers go elsewhere by themselves; then the listening socket closes, and what is in
+flight is finished. SIGUSR1 reopens the access log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+import uvloop
+
+from gateway_project.dataplane.app import Gateway
+from gateway_project.dataplane.protocol import ClientProtocol
+from gateway_project.dataplane.settings import WorkerSettings
+
+GRACE_S = 1.0
+FINISH_S = 30
+BACKLOG = 2048
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Each worker has its own: the kernel spreads connections evenly over sockets, not over sharers of one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.bind((host, port))
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+class WorkerServer(uvicorn.Server):
+    """uvicorn's server with a drain before its shutdown."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        gateway.connections = self.server_state.connections
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._gateway.is_draining:  # told twice: now
+            self.force_exit = self.should_exit = True
+            return
+        self._gateway.is_draining = True
+        self._gateway.loop.call_soon_threadsafe(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        self._gateway.loop.call_later(GRACE_S, setattr, self, "should_exit", True)
+
+
+async def serve(settings: WorkerSettings) -> None:
+    gateway = Gateway(settings)
+    config = uvicorn.Config(
+        gateway,
+        http=ClientProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=FINISH_S,
+    )
+    server = WorkerServer(config, gateway)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, lambda: gateway.access_log and gateway.access_log.reopen())
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+    await server.serve(sockets=[listening_socket(settings.bind, settings.port)])
+
+
+def main() -> None:
+    settings = WorkerSettings.from_json(sys.stdin.buffer.read())
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        uvloop.run(serve(settings))
+    except OSError as error:
+        where = f"{settings.bind}:{settings.port}"
+        sys.exit(f"portcullis: the worker cannot listen on {where} (BIND, PORT): {error.strerror}.")
+
+
+if __name__ == "__main__":
+    main()
