@@ -6,7 +6,7 @@ neither repeat nor hide others.
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -15,6 +15,8 @@ import orjson
 from django.core.exceptions import ValidationError as InvalidValue
 from django.db.models import Model, Q, QuerySet
 from django_filters.rest_framework import DjangoFilterBackend
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
 from rest_framework.exceptions import ValidationError
 from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
@@ -45,8 +47,11 @@ class Filters(django_filters.FilterSet):  # type: ignore[misc]
 def flag_filter(column: str, method: str | None = None) -> django_filters.TypedChoiceFilter:
     """``true`` or ``false``, and no third thing that would silently filter nothing."""
     choices = (("true", "true"), ("false", "false"))
-    return django_filters.TypedChoiceFilter(
-        field_name=column, choices=choices, coerce=lambda text: text == "true", method=method
+    described: Callable[[Any], django_filters.TypedChoiceFilter] = extend_schema_field(OpenApiTypes.BOOL)
+    return described(
+        django_filters.TypedChoiceFilter(
+            field_name=column, choices=choices, coerce=lambda text: text == "true", method=method
+        )
     )
 
 

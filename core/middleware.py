@@ -1,9 +1,9 @@
 """What every request to the control process passes first."""
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
 from core.ids import new_request_id
 from core.ingress import is_through_gateway
@@ -26,4 +26,12 @@ class ControlMiddleware:
         response = self._get_response(request)
         response["X-Request-ID"] = request_id
         response.headers.setdefault("Cache-Control", "no-store")
+        if isinstance(response, StreamingHttpResponse) and not response.is_async and hasattr(request, "scope"):
+            response.streaming_content = _asynchronous(response.streaming_content)
         return response
+
+
+async def _asynchronous(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """WhiteNoise's files, piece by piece: under ASGI, Django would first read them whole, and warn of it."""
+    for piece in pieces:
+        yield piece

@@ -1,11 +1,22 @@
 """What the OpenAPI document says beyond what it finds by itself."""
 
 import inspect
+import re
 from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiParameter
 
+_VERBS = {
+    "list": "List",
+    "create": "Create",
+    "retrieve": "Read",
+    "update": "Replace",
+    "partial_update": "Change",
+    "destroy": "Delete",
+    "suspend": "Suspend",
+    "activate": "Activate",
+}
 _WRITES = ("PUT", "PATCH", "DELETE")
 
 
@@ -20,6 +31,14 @@ class AdminSchema(AutoSchema):
 
     def get_tags(self) -> list[str]:
         return [getattr(self.view, "resource", "public")]
+
+    def get_summary(self) -> str | None:
+        verb, plural = _VERBS.get(getattr(self.view, "action", "")), getattr(self.view, "plural", "")
+        if verb is None or not plural:
+            return None
+        words = re.sub(r"(?=[A-Z])", " ", plural).lower()
+        one = words[:-3] + "y" if words.endswith("ies") else words[:-1]
+        return f"{verb} {words if verb == 'List' else one}"
 
     def get_description(self) -> str:  # type: ignore[override]
         """The method's docstring, else the view's own: what a base class says is meant for engineers."""
