@@ -4,13 +4,12 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from django.conf import settings
 from django.db import Error
 from django.db.models import QuerySet
 
 from access.compile import applications_to_compile, compile_application
-from gateway_project.agent.store import Problem, Records, Ref, no_records
+from gateway_project.agent.store import Problem, Records, Ref, encoded_record, no_records
 from gateway_project.dataplane.snapshot import RecordCompiler, problem
 from keys.compile import compile_api_key, keys_to_compile
 from queues.compile import compile_queue_route, queue_routes_to_compile
@@ -93,7 +92,7 @@ def _compile_rows(kind: str, rows: Iterator[Any], compiled: Compiled) -> None:
     for row in rows:
         try:
             wire = compile_row(row)
-            encoded = orjson.dumps(wire)
+            encoded = encoded_record(wire)
         except Error:
             raise
         except Exception as error:

@@ -5,9 +5,7 @@ import logging
 import time
 from pathlib import Path
 
-import orjson
-
-from gateway_project.agent.store import ConfigStore, Position, Records, no_records
+from gateway_project.agent.store import ConfigStore, Position, Records, encoded_record, no_records
 from gateway_project.dataplane.snapshot_file import SnapshotFileError, read_snapshot_file, write_snapshot_file
 
 logger = logging.getLogger("portcullis.agent")
@@ -89,7 +87,7 @@ def _read(path: Path) -> tuple[Position, Records, float]:
     for messages in read_snapshot_file(path):
         for message in messages:
             if message["type"] == "records":
-                records[message["kind"]].update((each["id"], orjson.dumps(each)) for each in message["records"])
+                records[message["kind"]].update((each["id"], encoded_record(each)) for each in message["records"])
             elif message["type"] == "commit":
                 position, as_of = Position(message["revision"], message["token"]), message["as_of"]
     return position, records, as_of

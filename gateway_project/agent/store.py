@@ -42,6 +42,11 @@ def no_records() -> Records:
     return {kind: {} for kind in KINDS}
 
 
+def encoded_record(wire: Message) -> bytes:
+    """Copied, because what orjson returns sits in a block of several kilobytes: 100,000 keys took 400 MB."""
+    return bytes(memoryview(orjson.dumps(wire)))
+
+
 class ConfigStore:
     """``as_of`` is when (epoch seconds) the database was last seen to agree with ``position``. Not ``is_ready``:
     there is nothing yet that a worker may run on."""
