@@ -7,4 +7,6 @@ class KeysConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        import keys.schema  # noqa: F401  registers what it defines; models are loaded only once every app is ready
+        # They register what they define; models are loaded only once every app is ready.
+        import keys.receivers
+        import keys.schema  # noqa: F401

@@ -12,6 +12,7 @@ from django.utils import timezone
 from access.models import Application
 from access.services import create_application, update_application
 from core.faults import ClientFault, PolicyDenied
+from core.models import ConfigChange
 from core.permissions import covers
 from keys.credential import is_well_formed, lookup_id
 from keys.models import ApiKey
@@ -182,6 +183,16 @@ def test_an_admin_key_dies_with_the_rights_of_its_user(right: str) -> None:
     User.objects.filter(pk=user.pk).update(**{right: False})
 
     assert find_live_key(secret, admin=True) is None
+
+
+def test_deleting_a_user_ends_the_users_keys_and_the_history_says_so() -> None:
+    user, secret = admin_with_key()
+
+    user.delete()
+
+    assert find_live_key(secret, admin=True) is None
+    last = ConfigChange.objects.latest("id")
+    assert (last.kind, last.operation, last.object_name) == ("api_key", "delete", "laptop")
 
 
 def test_nobody_gives_more_than_they_have() -> None:

@@ -1,0 +1,19 @@
+"""What this app does when rows of others go."""
+
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db.models.signals import pre_delete
+from django.dispatch import receiver
+
+from core.revisions import Actor, revision
+
+
+@receiver(pre_delete, sender=User)
+def end_admin_keys(instance: User, **_: Any) -> None:
+    """A cascade would take the keys without a word to the history and to the gateways."""
+    name = instance.get_username()
+    actor = Actor("user", str(instance.pk), name[:150])
+    with revision(actor=actor, source="panel", reason=f"The user {name} was deleted.") as change:
+        for key in instance.admin_keys.all():
+            change.delete(key)
