@@ -12,10 +12,10 @@ import pytest
 import uvicorn
 from django.conf import settings as django_settings
 from django.contrib.auth.models import User
+from django.core.asgi import get_asgi_application
 from django.db import connection
 from django.test import Client
 
-from gateway_project.control import application
 from gateway_project.control_server import tcp_socket, unix_socket
 from keys.authentication import FAILURES
 from tests.admin_api import SERVICES, admin_with_key
@@ -37,11 +37,22 @@ class Control:
 
 
 @pytest.fixture
-def control(transactional_db: None, settings: Any, tmp_path: Path) -> Iterator[Control]:
+def static_file(settings: Any, tmp_path: Path) -> bytes:
+    settings.STATIC_ROOT = str(tmp_path / "static")
+    content = b"/* a comment */" * 10_000
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "a.css").write_bytes(content)
+    return content
+
+
+@pytest.fixture
+def control(transactional_db: None, static_file: bytes, tmp_path: Path) -> Iterator[Control]:
     """Served as `gateway_project.control_server` does, in a thread, on the test's database."""
-    settings.STATIC_ROOT = str(tmp_path)
+    from gateway_project.control import limited  # makes an application when loaded, which looks for static files
+
     FAILURES.clear()
     path = tmp_path / "control.sock"
+    application: Any = limited(get_asgi_application())  # type: ignore[arg-type]
     tcp, unix = tcp_socket("127.0.0.1", 0), unix_socket(path)
     config = uvicorn.Config(application, proxy_headers=False, lifespan="off", ws="none", log_level="warning")
     server = uvicorn.Server(config)
@@ -178,3 +189,11 @@ def test_paths_that_nobody_serves_are_problems(control: Control) -> None:
         for path in ("/nowhere", "/admin/%00", "/admin/%ff", "/keys/%2e%2e%2f"):
             answer = client.get(path)
             assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json"), path
+
+
+def test_files_are_served_whole(control: Control, static_file: bytes) -> None:
+    with control.tcp() as client:
+        answer = client.get("/static/a.css")
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, 'text/css; charset="utf-8"')
+    assert answer.content == static_file
