@@ -17,6 +17,7 @@ from core.models import ConfigChange, ConfigRevision, GatewayNode
 from core.revisions import revision
 from gateway_project.agent.changes import everything
 from gateway_project.agent.database import DatabaseThread
+from gateway_project.agent.writer import _forget_old_nodes
 from gateway_project.dataplane.agent_link import AgentLink
 from keys.models import ApiKey
 from routing.models import Route, ServiceConfig, ServiceVersion
@@ -313,5 +314,21 @@ def test_last_uses_are_stored_without_a_revision_and_never_move_back(play: Play)
 
             assert await bench.do(stored) == {key.pk: (1_700_000_100, number), other.pk: (1_700_000_200, number)}
             assert (await bench.do(latest))[0] == number
+
+    play(scenario)
+
+
+# --- nodes ---------------------------------------------------------------------------------------------------------
+def test_a_node_that_was_not_seen_for_an_hour_is_forgotten(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        seen = {"old/0": timedelta(minutes=61), "recent/0": timedelta(minutes=59)}
+
+        def store() -> None:
+            for id, ago in seen.items():
+                GatewayNode.objects.create(id=id, host=id[:-2], slot=0, seen_at=timezone.now() - ago)
+
+        await bench.do(store)
+        await bench.do(_forget_old_nodes)
+        assert await bench.do(lambda: [node.pk for node in GatewayNode.objects.all()]) == ["recent/0"]
 
     play(scenario)

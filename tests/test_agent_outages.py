@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from access.models import Application
 from core.wire import FrameReader, Message, encode
 from gateway_project.agent.store import _DELTA_REFS
 from gateway_project.dataplane.agent_link import AgentLink
 from gateway_project.processes import ROOT
+from keys.models import ApiKey
 from routing.models import ServiceConfig
 from tests.agents import Bench, Play, database_settings, on_both_databases, play_in, sqlite_database
 from tests.links import new_link, until
 from tests.private_servers import free_port
+from tests.random_config import new_key
 from tests.test_agent_feed import add, at, change, latest, new_service
 
 postgres_only = pytest.mark.django_db(transaction=True)
@@ -405,3 +408,28 @@ def test_a_directory_too_deep_for_a_socket_stops_the_start_in_one_sentence(tmp_p
     assert agent.process is not None
     _, text = agent.process.communicate(timeout=20)
     assert text.strip() == f"CommandError: VAR_DIR {deep} is too long a path for a Unix socket in it."
+
+
+# --- columns that hold anything ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("database")
+def test_a_row_that_cannot_even_be_read_is_skipped_and_the_thousands_around_it_are_not(play: Play) -> None:
+    """SQLite takes any text in any column."""
+
+    async def scenario(bench: Bench) -> None:
+        application = Application(name="web")
+        keys = [new_key(application) for _ in range(2500)]
+        await bench.do(add, application)
+        await bench.do(lambda: ApiKey.objects.bulk_create(keys))
+        broken = keys[1234].pk
+
+        def break_it() -> None:
+            with connections["default"].cursor() as cursor:
+                cursor.execute("UPDATE gateway_api_key SET expires_at = '2999-13-45 00:00:00' WHERE id = %s", [broken])
+
+        await bench.do(break_it)
+        async with bench.joined() as (agent, link):
+            assert len(link.snapshot.keys) == 2499
+            assert list(agent.store.problems) == [("api_key", broken)]
+
+    play(scenario)
