@@ -151,9 +151,7 @@ class Exchange:
     # --- what the steps decided ---
     snapshot: Any = None
     path: bytes = b""  # canonical
-    route: Any = None
-    service: Any = None
-    queue_route: Any = None
+    match: Any = None  # what it leads to: route, service or queue route
     version: Any = None
     application: Any = None
     key: Any = None

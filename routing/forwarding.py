@@ -275,12 +275,12 @@ class Forwarding:
     def _fall_back(self) -> bool:
         """Rule 7: once, only because no byte of the request has reached a target, and without upstream credentials."""
         exchange = self.exchange
-        service = exchange.service
-        if service is None or service.fallback is None or exchange.is_fallback:
+        match = exchange.match
+        if match is None or match.service.fallback is None or exchange.is_fallback:
             return False
         self._stop_connecting()
-        self._target, base_path = service.fallback
-        self._request_target = upstream_target(exchange.route, base_path, exchange.raw_path, exchange.query)
+        self._target, base_path = match.service.fallback
+        self._request_target = upstream_target(match.route, base_path, exchange.raw_path, exchange.query)
         self._terms = replace(self._terms, pass_credentials=False)
         self.deadline = self._forwarder.now() + self._terms.first_byte_s
         exchange.is_fallback = True
@@ -290,8 +290,8 @@ class Forwarding:
 
     def _next_hop(self) -> str:
         """A name for messages and Proxy-Status: the service's, since its address is nobody's business."""
-        service = self.exchange.service
-        return service.name if service is not None else "control"
+        match = self.exchange.match
+        return match.destination if match is not None else "control"
 
     def _stop_connecting(self) -> None:
         if self._connecting is not None:

@@ -75,13 +75,13 @@ class AccessLog:
 
     def _who_and_what(self, exchange: Exchange) -> bytes:
         """The members that many requests share, as JSON, remembered by what they are made of."""
-        service, version, route = exchange.service, exchange.version, exchange.route
+        match, version = exchange.match, exchange.version
         application, key, snapshot = exchange.application, exchange.key, exchange.snapshot
         made_of = (
             exchange.identity.client,
-            None if service is None else service.name,
+            None if match is None else match.destination,
             None if version is None else version.name,
-            None if route is None else route.name,
+            None if match is None or match.route is None else match.route.name,
             None if application is None else application.name,
             None if key is None else key.id,
             None if application is None else application.tenant_id,

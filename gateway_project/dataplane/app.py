@@ -98,6 +98,11 @@ class Gateway:
         if self.access_log is not None:
             self.access_log.close()
 
+    def reopen_log(self) -> None:
+        """The access log was rotated."""
+        if self.access_log is not None:
+            self.access_log.reopen()
+
     async def _keep_time(self) -> None:
         """All time limits of the worker are enforced by this one sweep: no request sets a timer."""
         next_report = next_use = 0.0
@@ -223,4 +228,3 @@ class Gateway:
         await receive()
         await self.shutdown()
         await send({"type": "lifespan.shutdown.complete"})
-

@@ -54,7 +54,8 @@ def _lines(client: str, proto: str, host: bytes) -> bytes:
     node = b'"[' + address + b']"' if b":" in address else address
     quoted = host if host and not host.translate(None, _TOKEN_OCTETS) else b'"' + host + b'"'
     scheme = proto.encode("ascii")
-    return (
-        b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n" % (address, scheme, host)
-        + b"forwarded: for=%b;proto=%b;host=%b\r\n" % (node, scheme, quoted)
-    )
+    return b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n" % (
+        address,
+        scheme,
+        host,
+    ) + b"forwarded: for=%b;proto=%b;host=%b\r\n" % (node, scheme, quoted)

@@ -57,8 +57,8 @@ class Metrics:
         self._limited: dict[str, int] = {}  # by template
 
     def count(self, exchange: Exchange, duration_s: float) -> None:
-        led_by = exchange.route or exchange.service
-        template = led_by.template if led_by is not None else exchange.own_template
+        match = exchange.match
+        template = exchange.own_template if match is None else match.template
         series = self._series.get(template)
         if series is None:
             series = self._add(template, exchange)
@@ -75,7 +75,7 @@ class Metrics:
             self._count_fault(exchange.fault_code, series)
 
     def _add(self, template: str, exchange: Exchange) -> Series:
-        service = exchange.service.name if exchange.service is not None else ""
+        service = exchange.match.destination if exchange.match is not None else ""
         if len(self._series) >= MAX_TEMPLATES:
             template = service = _OTHER
             if template in self._series:

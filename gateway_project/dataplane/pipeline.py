@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING
 
 from access.addresses import failure_bucket
 from access.limits import headers as limit_headers
-from access.policy import authorize
 from access.records import Grant
 from core.context import Exchange
 from core.faults import ClientFault, InternalFault, PolicyDenied
+from gateway_project.dataplane.matching import Match, MatchMemory, find_match
 from gateway_project.dataplane.protocol import too_large
 from gateway_project.dataplane.snapshot import Snapshot
 from keys.records import KeyRecord
 from keys.verify import authenticate, invalid_credentials
 from routing.forwarding import Terms
-from routing.paths import canonical, has_empty_segment
-from routing.records import TargetRecord
-from routing.rewriting import upstream_target
+from routing.paths import canonical
+from routing.records import ServiceRecord, TargetRecord
 from routing.selection import address_point, choose_version, requested_version
-from routing.table import implicit
 
 if TYPE_CHECKING:
     from gateway_project.dataplane.app import Gateway
@@ -38,53 +36,46 @@ class Pipeline:
         self._limiter = gateway.limiter
         self._key_header = gateway.key_header
         self._prefix = gateway.settings.api_key_prefix.encode("ascii")
-        self._terms = Terms(gateway.settings.request_timeout_s)
+        self._matches = MatchMemory()
         self._turn = 0  # of the targets of versions that have several
 
     def run(self, exchange: Exchange) -> None:
         """Take a request as far as its upstream, its queue or its answer. Raises GatewayFault."""
-        snapshot = exchange.snapshot = self._gateway.link.snapshot
-        path = exchange.path = canonical(exchange.raw_path)
-        if self._gateway.own.answers(exchange):  # before any route (rule 2)
-            return
-        api_version = self._match(exchange, snapshot, path)
+        gateway = self._gateway
+        snapshot = exchange.snapshot = gateway.link.snapshot
+        match = self._matches.recall(snapshot, exchange)
+        is_new = match is None
+        if match is None:
+            exchange.path = canonical(exchange.raw_path)
+            if gateway.own.answers(exchange):  # before any route (rule 2)
+                return
+            match = self._match(exchange, snapshot)
+        exchange.match = match
         if b"origin" in exchange.noted and self._cross_origin(exchange, exchange.noted[b"origin"]):
             return
-        self._filter(exchange)
-        grant, subject, point = self._admit(exchange, snapshot)
+        self._filter(exchange, match)
+        grant, subject, point = self._admit(exchange, snapshot, match)
         self._limit(exchange, grant, subject)
-        if exchange.queue_route is not None:
-            self._gateway.queueing.accept(exchange)
+        if is_new and match.method is exchange.method:
+            self._matches.remember(exchange, match)
+        service = match.service
+        if service is None:
+            gateway.queueing.accept(exchange)
         else:
-            target, request_target = self._select(exchange, grant, api_version, point)
-            self._gateway.forwarder.forward(exchange, target, request_target, self._terms_of(exchange))
+            target, request_target = self._select(exchange, match, service, grant, point)
+            gateway.forwarder.forward(exchange, target, request_target, match.terms or self._terms_of(match, service))
 
     # --- 3 match ---
-    def _match(self, exchange: Exchange, snapshot: Snapshot, path: bytes) -> bytes:
-        """Find what the path leads to (rules 2, 3): the API version that it names is returned."""
+    def _match(self, exchange: Exchange, snapshot: Snapshot) -> Match:
         method = exchange.method
         if method == b"OPTIONS" and b"access-control-request-method" in exchange.noted:
             method = exchange.noted[b"access-control-request-method"].strip()  # rule 18
-        route = snapshot.routes.match(exchange.identity.host, path, method)
-        if has_empty_segment(path) and not (route is not None and route.allow_empty_segments):
-            raise ClientFault("bad_path", "The path holds an empty segment (//).")
-        named = implicit(path)
-        service = None
-        if route is not None:
-            exchange.route = route
-            if route.queue_route is not None:
-                exchange.queue_route = snapshot.queue_routes.get(route.queue_route)
-            else:
-                service = snapshot.services.get(route.service or "")
-        elif named is not None:
-            service = snapshot.services.get(named[1].decode("latin-1"))
-            if service is not None and not service.implicit:
-                service = None
-        if service is not None and service.is_active:
-            exchange.service = service
-        elif exchange.queue_route is None:
-            raise _no_route(path, self._gateway.has_snapshot)
-        return named[0] if named is not None else b"v1"
+        try:
+            return find_match(snapshot, exchange.identity.host, method, exchange.path)
+        except ClientFault:
+            if self._gateway.has_snapshot:
+                raise
+        raise InternalFault("dependency_unavailable", "The gateway has no configuration yet.", retry_after_s=1)
 
     # --- 4 CORS ---
     def _cross_origin(self, exchange: Exchange, origin: bytes) -> bool:
@@ -103,22 +94,20 @@ class Pipeline:
         return False
 
     # --- 5 edge filters ---
-    def _filter(self, exchange: Exchange) -> None:
-        route = exchange.route
-        limit = self._settings.max_body_bytes
-        if route is not None and route.max_body_bytes is not None:
-            limit = route.max_body_bytes
+    def _filter(self, exchange: Exchange, match: Match) -> None:
+        if not exchange.has_body:
+            return
+        limit = match.max_body_bytes if match.max_body_bytes is not None else self._settings.max_body_bytes
         exchange.max_body_bytes = limit
         if exchange.content_length is not None and exchange.content_length > limit:
             raise too_large(limit)
 
     # --- 6 authenticate, 7 authorize ---
-    def _admit(self, exchange: Exchange, snapshot: Snapshot) -> tuple[Grant, str, int]:
+    def _admit(self, exchange: Exchange, snapshot: Snapshot, match: Match) -> tuple[Grant, str, int]:
         """Who it is and what they may: the grant, the subject of its limit, and the point in weighted splits."""
-        destination = (exchange.service or exchange.queue_route).name
         credential = self.credential(exchange)
         if credential is None:
-            return self._admit_anonymous(exchange, snapshot, destination)
+            return self._admit_anonymous(exchange, snapshot, match)
         session = exchange.session
         if session.credential == credential and session.snapshot is snapshot and not self._gateway.is_config_too_old:
             key = session.key
@@ -128,10 +117,10 @@ class Pipeline:
             key = self._recognise(exchange, snapshot, credential)
         exchange.key = key
         application = exchange.application = session.application
-        return authorize(application, destination, exchange.path, exchange.method), key.id, key.point
+        return match.grant(application), key.id, key.point
 
-    def _admit_anonymous(self, exchange: Exchange, snapshot: Snapshot, destination: str) -> tuple[Grant, str, int]:
-        found = snapshot.public.find(exchange.path, exchange.method, destination)
+    def _admit_anonymous(self, exchange: Exchange, snapshot: Snapshot, match: Match) -> tuple[Grant, str, int]:
+        found = snapshot.public.find(match.path, exchange.method, match.destination)
         if found is None:
             detail = f"Send an API key in the {self._settings.api_key_header} field, or as a Bearer token."
             raise PolicyDenied("missing_credentials", detail, headers=_CHALLENGE)
@@ -189,40 +178,34 @@ class Pipeline:
 
     # --- 10 select ---
     def _select(
-        self, exchange: Exchange, grant: Grant, api_version: bytes, point: int
+        self, exchange: Exchange, match: Match, service: ServiceRecord, grant: Grant, point: int
     ) -> tuple[TargetRecord, bytes]:
         """The target and what to ask it for."""
-        route, noted = exchange.route, exchange.noted
+        route, noted = match.route, exchange.noted
         if route is not None and route.version:
             requested: str | None = route.version
         else:
-            requested = requested_version(api_version, noted.get(b"x-api-version"), noted.get(b"accept"))
-        version = exchange.version = choose_version(exchange.service, grant.versions, requested, point)
+            requested = requested_version(match.api_version, noted.get(b"x-api-version"), noted.get(b"accept"))
+        version = exchange.version = choose_version(service, grant.versions, requested, point)
         targets = version.targets
         if len(targets) == 1:
             target = targets[0]
         else:
             self._turn += 1
             target = targets[self._turn % len(targets)]
-        return target, upstream_target(route, version.base_path, exchange.raw_path, exchange.query)
+        path = match.request_path(version, exchange.raw_path)
+        return target, path if exchange.query is None else path + b"?" + exchange.query
 
-    def _terms_of(self, exchange: Exchange) -> Terms:
-        route, service = exchange.route, exchange.service
-        if route is None and service.request_timeout_s is None:
-            return self._terms
+    def _terms_of(self, match: Match, service: ServiceRecord) -> Terms:
+        route = match.route
         timeout_s = service.request_timeout_s or self._settings.request_timeout_s
         if route is None:
-            return Terms(timeout_s)
-        return Terms(
-            route.request_timeout_s or timeout_s,
-            total_s=route.total_timeout_s,
-            may_resend=route.retry_unsafe_methods,
-            pass_credentials=route.pass_credentials,
-        )
-
-
-def _no_route(path: bytes, has_snapshot: bool) -> ClientFault | InternalFault:
-    if not has_snapshot:
-        return InternalFault("dependency_unavailable", "The gateway has no configuration yet.", retry_after_s=1)
-    where = path[:500].decode("ascii", "replace")
-    return ClientFault("no_route", f"No active route leads to {where}.")
+            match.terms = Terms(timeout_s)
+        else:
+            match.terms = Terms(
+                route.request_timeout_s or timeout_s,
+                total_s=route.total_timeout_s,
+                may_resend=route.retry_unsafe_methods,
+                pass_credentials=route.pass_credentials,
+            )
+        return match.terms

@@ -45,7 +45,7 @@ class Queueing:
 
     def store(self, exchange: Exchange, body: bytes) -> None:
         """The body is whole: validate and store it. Raises GatewayFault."""
-        queue_route = exchange.queue_route
+        queue_route = exchange.match.queue_route
         params = {
             "queue_route": queue_route.id,
             "application": exchange.application.id if exchange.key is not None else "",
@@ -86,4 +86,3 @@ class _Collector:
 
     def refuse_body(self, fault: GatewayFault) -> None:
         self._gateway.refuse(self._exchange, fault)
-

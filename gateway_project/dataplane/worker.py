@@ -75,7 +75,7 @@ async def serve(settings: WorkerSettings) -> None:
     )
     server = WorkerServer(config, gateway)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGUSR1, lambda: gateway.access_log and gateway.access_log.reopen())
+    loop.add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)

@@ -30,9 +30,7 @@ def connect_fault(error: BaseException, next_hop: str) -> ConnectFault:
     else:
         reason, name = "no connection could be made", "destination_unavailable"
     detail = f"The upstream {next_hop} could not be reached: {reason}."
-    return ConnectFault(
-        "upstream_connect_failed", detail, request_sent=False, proxy_error=name, next_hop=next_hop
-    )
+    return ConnectFault("upstream_connect_failed", detail, request_sent=False, proxy_error=name, next_hop=next_hop)
 
 
 def connect_timeout(next_hop: str) -> ConnectFault:

@@ -1,0 +1,133 @@
+"""Step 3: what a request leads to, and a memory of it.
+
+The same few endpoints are asked for again and again, so what host, method and path lead to is remembered until the
+configuration changes, together with what was granted there to whom. The memory is bounded, and only requests that
+were authorized enter it, so that nobody else can fill it. A request that is not in it costs about 3 µs more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from access.policy import authorize
+from access.records import ApplicationRecord, Grant
+from core.context import Exchange
+from core.faults import ClientFault
+from gateway_project.dataplane.snapshot import Snapshot
+from queues.records import QueueRouteRecord
+from routing.forwarding import Terms
+from routing.paths import has_empty_segment
+from routing.records import RouteRecord, ServiceRecord, VersionRecord
+from routing.rewriting import upstream_target
+from routing.table import implicit
+
+_MAX_REMEMBERED = 4096
+_MAX_PATH = 512
+_MAX_GRANTS = 1024
+
+
+class Match:
+    """What host, method and path lead to. One of ``service`` and ``queue_route`` is set."""
+
+    __slots__ = (
+        "_grants",
+        "_request_paths",
+        "api_version",
+        "destination",
+        "max_body_bytes",
+        "method",
+        "path",
+        "queue_route",
+        "route",
+        "service",
+        "template",
+        "terms",
+    )
+
+    def __init__(
+        self,
+        path: bytes,
+        method: bytes,
+        route: RouteRecord | None,
+        service: ServiceRecord | None,
+        queue_route: QueueRouteRecord | None,
+        api_version: bytes,
+    ) -> None:
+        self.path = path  # canonical
+        self.method = method
+        self.route = route
+        self.service = service
+        self.queue_route = queue_route
+        self.api_version = api_version  # as the path names it
+        led_to: Any = service or queue_route
+        self.destination: str = led_to.name
+        self.template: str = route.template if route is not None else led_to.template
+        self.max_body_bytes: int | None = route.max_body_bytes if route is not None else None
+        self.terms: Terms | None = None
+        self._grants: dict[str, Grant] = {}
+        self._request_paths: dict[str, bytes] = {}
+
+    def grant(self, application: ApplicationRecord) -> Grant:
+        """What ``application`` may do here. Raises PolicyDenied."""
+        grant = self._grants.get(application.id)
+        if grant is None:
+            grant = authorize(application, self.destination, self.path, self.method)
+            if len(self._grants) < _MAX_GRANTS:
+                self._grants[application.id] = grant
+        return grant
+
+    def request_path(self, version: VersionRecord, raw_path: bytes) -> bytes:
+        """The path to ask the version's targets for."""
+        path = self._request_paths.get(version.name)
+        if path is None:
+            path = self._request_paths[version.name] = upstream_target(self.route, version.base_path, raw_path, None)
+        return path
+
+
+def find_match(snapshot: Snapshot, host: bytes, method: bytes, path: bytes) -> Match:
+    """What the request leads to (rules 2, 3); ``path`` is canonical. Raises ClientFault."""
+    route = snapshot.routes.match(host, path, method)
+    if has_empty_segment(path) and not (route is not None and route.allow_empty_segments):
+        raise ClientFault("bad_path", "The path holds an empty segment (//).")
+    named = implicit(path)
+    service, queue_route = None, None
+    if route is not None:
+        if route.queue_route is not None:
+            queue_route = snapshot.queue_routes.get(route.queue_route)
+        else:
+            service = snapshot.services.get(route.service or "")
+    elif named is not None:
+        service = snapshot.services.get(named[1].decode("latin-1"))
+        if service is not None and not service.implicit:
+            service = None
+    if service is not None and not service.is_active:
+        service = None
+    if service is None and queue_route is None:
+        where = path[:500].decode("ascii", "replace")
+        raise ClientFault("no_route", f"No active route leads to {where}.")
+    return Match(path, method, route, service, queue_route, named[0] if named is not None else b"v1")
+
+
+class MatchMemory:
+    """Matches of authorized requests, for one snapshot at a time."""
+
+    __slots__ = ("_matches", "_snapshot")
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._matches: dict[tuple[bytes, bytes, bytes], Match] = {}
+
+    def recall(self, snapshot: Snapshot, exchange: Exchange) -> Match | None:
+        if snapshot is not self._snapshot:
+            self._snapshot = snapshot
+            self._matches = {}
+            return None
+        return self._matches.get((exchange.raw_path, exchange.method, exchange.identity.host))
+
+    def remember(self, exchange: Exchange, match: Match) -> None:
+        """``match`` is what the exchange's own host, method and path led to in its snapshot."""
+        if exchange.snapshot is not self._snapshot or len(exchange.raw_path) > _MAX_PATH:
+            return
+        if len(self._matches) >= _MAX_REMEMBERED:
+            self._matches = {}
+        self._matches[exchange.raw_path, exchange.method, exchange.identity.host] = match
