@@ -53,3 +53,15 @@ def api(db: None, settings: Any, tmp_path: Path) -> Any:
 
     settings.STATIC_ROOT = str(tmp_path)  # WhiteNoise warns when there is none
     return client_with_key(admin_with_key()[1])
+
+
+@pytest.fixture
+def panel(db: None, settings: Any, tmp_path: Path) -> Any:
+    """A client that is signed in to the panel as ann, a superuser."""
+    from tests.panel_client import make_admin, signed_in  # Django's models load after this file
+
+    settings.STATIC_ROOT = str(tmp_path)  # WhiteNoise warns when there is none
+    settings.STORAGES = settings.STORAGES | {
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    }
+    return signed_in(make_admin())
