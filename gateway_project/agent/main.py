@@ -46,7 +46,7 @@ class Agent:
         self.metrics = WorkerMetrics(self._gauges)
         self.relay = Relay(celery_app)
         self.calls = TaskCalls(self.relay.wake)
-        self.server.handlers.update(self.calls.handlers, metrics=self._answer_metrics)
+        self.server.handlers.update(self.calls.handlers)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` is set. Raises what a part failed with, and AgentCannotStart."""
@@ -103,9 +103,6 @@ class Agent:
         yield "api_gateway_config_age_seconds", "Seconds since the database was last read", age_s
         yield "api_gateway_config_problems", "Rows that do not compile and are skipped", len(self.store.problems)
         yield "api_gateway_workers", "Workers that are connected to the agent", len(self.server.peers)
-
-    async def _answer_metrics(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"text": self.metrics.text().decode()}
 
 
 async def run_agent(stop: asyncio.Event) -> None:
