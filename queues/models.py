@@ -10,6 +10,15 @@ from django.utils import timezone
 from core.ids import new_id
 from core.models import ConfigRow, TenantRow, prefixed_id
 
+# Message headers that Celery's protocol (version 2) or the gateway itself sets; a queue route may not name them.
+RESERVED_HEADERS = frozenset(
+    {
+        *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit"),
+        *("root_id", "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result"),
+        *("replaced_task_nesting", "stamped_headers", "stamps", "traceparent", "request_id"),
+    }
+)
+
 
 class QueueRoute(ConfigRow):
     """What a route that leads to a queue names: the task, the queue, the options. It has no matcher of its own."""

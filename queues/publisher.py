@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from queues.broker import FAILED, SUCCEEDED
 from queues.json_values import restored
-from queues.models import QueuedTask, QueueRoute
+from queues.models import RESERVED_HEADERS, QueuedTask, QueueRoute
 
 CONFIRM_TIMEOUT_S = 10
 # RabbitMQ writes down within two seconds that a queue exists (Erlang's disk_log); killed before, it forgets the queue
@@ -28,15 +28,6 @@ ERROR_LIMIT = 2000  # characters of an error that are kept
 _AWAY = (OperationalError, OSError, EOFError, AttributeError)
 _HIGHEST_PRIORITY = 9
 _NOT_FOUND, _PRECONDITION_FAILED = 404, 406  # reply codes of AMQP 0-9-1
-
-# Celery's own (`as_task_v2` makes them) and ours: a queue route may not lay others over them.
-RESERVED_HEADERS = frozenset(
-    (
-        *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id"),
-        *("parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting"),
-        *("stamped_headers", "stamps", "traceparent", "request_id"),
-    )
-)
 
 
 class BrokerUnavailable(Exception):
@@ -194,7 +185,9 @@ def _look_for(connection: Connection, queue: str) -> None:
 
 def _headers(task: QueuedTask) -> dict[str, Any]:
     """The queue route's header fields and the trace; `send_task_message` lays them over Celery's own."""
-    headers: dict[str, Any] = {name: value for name, value in task.headers.items() if name not in RESERVED_HEADERS}
+    headers: dict[str, Any] = {
+        name: value for name, value in task.headers.items() if name.lower() not in RESERVED_HEADERS
+    }
     if task.traceparent:
         headers["traceparent"] = task.traceparent
     if task.request_id:

@@ -9,10 +9,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from django.conf import settings
+
 from core.faults import ClientFault
 from core.revisions import Actor, locked, revision
 from core.validation import FieldErrors, assign, invalid, is_storable, service_name, taken
-from queues.models import QueueRoute
+from queues.models import RESERVED_HEADERS, QueueRoute
 from queues.signals import queue_route_naming
 
 QUEUE_ROUTE_FIELDS = (
@@ -22,14 +24,6 @@ QUEUE_ROUTE_FIELDS = (
 _TASK = re.compile(r"[A-Za-z_][\w.:-]{0,199}", re.ASCII)
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,119}")
 _HEADER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Celery's message protocol (version 2) puts these into the headers itself.
-_CELERY_HEADERS = frozenset(
-    {
-        *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit"),
-        *("root_id", "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result"),
-        *("replaced_task_nesting", "stamped_headers", "stamps"),
-    }
-)
 _LONGEST_S = 366 * 86400
 
 
@@ -91,6 +85,8 @@ def _validate(queue_route: QueueRoute) -> None:
         errors.add("task_name", "A task name looks like email.send: letters, digits, dots, underscores.")
     if not errors.has("queue") and not _QUEUE.fullmatch(queue_route.queue):
         errors.add("queue", "A queue's name has letters, digits, dots, colons, underscores and hyphens.")
+    if queue_route.queue == settings.EVENTS_QUEUE:
+        errors.add("queue", "This is the queue by which completions come back to the gateway.")
     for field in ("delay_s", "expires_s"):
         value = getattr(queue_route, field)
         if value is not None and not errors.has(field) and value > _LONGEST_S:
@@ -109,7 +105,7 @@ def _headers(headers: Any) -> None:
     for name, value in headers.items():
         if not _HEADER.fullmatch(name):
             raise ValueError(f"{name[:80]!r} is no valid name of a header")
-        if name.lower() in _CELERY_HEADERS:
-            raise ValueError(f"{name!r} is a header that Celery's protocol sets itself")
+        if name.lower() in RESERVED_HEADERS:
+            raise ValueError(f"{name!r} is a header that Celery's protocol or the gateway sets itself")
         if not is_storable(value) or len(value) > 1024:
             raise ValueError(f"the value of {name!r} is longer than 1024 characters or cannot be stored")
