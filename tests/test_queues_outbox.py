@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import orjson
 import pytest
 from django.db import connection, connections
+from django.test import override_settings
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -303,3 +304,10 @@ def test_only_one_thread_at_a_time_publishes_to_a_queue() -> None:
     with outbox.sole_publisher("mail") as is_ours_again:
         assert is_ours_again
     assert answers == [False, True]
+
+
+def test_without_a_configured_broker_nothing_is_accepted(route: QueueRoute) -> None:
+    with override_settings(CELERY_BROKER_URL=""):
+        fault, _ = with_calls(lambda calls: fault_of(calls, call(route.id)))
+    assert (fault.status, fault.code) == (503, "dependency_unavailable")
+    assert outbox.depth() == 0

@@ -37,6 +37,7 @@ class TaskCalls:
         self._limit = settings.OUTBOX_LIMIT if limit is None else limit
         self._waiting: list[tuple[Submission, asyncio.Future[Answer]]] = []
         self._committing: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._depth = 0
         self._depth_known_at = -_DEPTH_COUNTS_FOR_S
         # One thread each, so one database connection each: status requests do not wait behind commits.
@@ -48,8 +49,12 @@ class TaskCalls:
         """``{"queue_route", "application", "key", "user", "body", "request_id", "traceparent"}`` → ``{"task_id"}``.
 
         All but queue_route and body may be absent. Answers after the commit. Raises GatewayFault: ``no_route``,
-        ``invalid_field``, ``overloaded`` (the outbox is full), ``dependency_unavailable`` (the database is away).
+        ``invalid_field``, ``overloaded`` (the outbox is full), ``dependency_unavailable`` (the database is away, no
+        broker is configured, or the agent is stopping).
         """
+        if self._is_closed or not settings.CELERY_BROKER_URL:
+            reason = "The gateway is stopping." if self._is_closed else "The gateway has no broker for its queues."
+            raise InternalFault("dependency_unavailable", reason, retry_after_s=RETRY_AFTER_S)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((_submission(params), answer))
         if self._committing is None:
@@ -68,6 +73,7 @@ class TaskCalls:
 
     async def close(self) -> None:
         """Finish what is under way and let go of the database."""
+        self._is_closed = True
         if self._committing is not None:
             await self._committing
         for executor in (self._writer, self._reader):

@@ -56,12 +56,16 @@ class Relay:
 
     def __init__(self, app: Celery) -> None:
         self._threads = [_Thread(app, number) for number in range(THREADS)]
+        self._has_broker = bool(app.conf.broker_write_url)
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._woken: set[str] = set()
         self._stopping = threading.Event()
         self._looker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        """Without a configured broker nothing is published, and nothing is accepted either."""
+        if not self._has_broker:
+            return
         self._looker = asyncio.create_task(self._look())
 
     async def stop(self) -> None:
