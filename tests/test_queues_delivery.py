@@ -148,7 +148,6 @@ def test_a_delayed_task_waits_in_the_outbox(broker: Broker) -> None:
     async def scenario(calls: TaskCalls) -> tuple[str, str]:
         first, second = await send(calls, late, {}), await send(calls, soon, {})
         await task_when(calls, second, lambda task: task["published_at"])
-        assert (await calls.task({"id": first}))["status"] == "queued"
         await task_when(calls, first, lambda task: task["published_at"])
         return first, second
 
