@@ -27,6 +27,7 @@ HEAD_TIMEOUT_S = 10.0
 BODY_IDLE_S = 30.0
 KEEP_ALIVE_S = 75.0
 LINGER_S = 2.0
+NEWCOMER_S = 1.0  # for the first request of a connection that was made while the worker stopped
 BUFFER_LIMIT = 64 * 1024  # of a request's body while nobody takes it
 DRAIN_LIMIT = 64 * 1024  # of a body that nobody wants: read and forget, so that the connection can go on
 _NEVER = float("inf")
@@ -99,11 +100,13 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         return False
 
     def shutdown(self) -> None:
-        """uvicorn asks every connection to end: idle ones now, others after their answer."""
-        if self.current is None and self.head_bytes == 0:
+        """uvicorn asks every connection to end: idle ones now, others after their answer. A client that has just
+        connected is about to send a request: it gets a moment for that."""
+        self.closes = True
+        if self.identity is None and self.current is None:
+            self.deadline = self.now() + NEWCOMER_S
+        elif self.current is None and self.head_bytes == 0:
             self.transport.close()
-        else:
-            self.closes = True
 
     def sweep(self, now: float) -> None:
         """A time limit has passed: rule 29's for the head, the idle limit for the body, keep-alive, lingering."""

@@ -23,6 +23,7 @@ from gateway_project.dataplane.protocol import ClientProtocol
 from gateway_project.dataplane.settings import WorkerSettings
 
 GRACE_S = 1.0
+LAST_CALL_S = 0.05
 FINISH_S = 30
 BACKLOG = 2048
 
@@ -43,9 +44,10 @@ def listening_socket(host: str, port: int) -> socket.socket:
 class WorkerServer(uvicorn.Server):
     """uvicorn's server with a drain before its shutdown."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, listener: socket.socket) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._listener = listener
         gateway.connections = self.server_state.connections
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -56,7 +58,13 @@ class WorkerServer(uvicorn.Server):
         self._gateway.loop.call_soon_threadsafe(self._begin_drain)
 
     def _begin_drain(self) -> None:
-        self._gateway.loop.call_later(GRACE_S, setattr, self, "should_exit", True)
+        self._gateway.loop.call_later(GRACE_S, self._stop_queueing)
+
+    def _stop_queueing(self) -> None:
+        """Closing a socket resets the connections that the kernel still queues for it. So let the queue run dry first:
+        with no backlog new clients are not taken in, and try again, where another worker takes them."""
+        self._listener.listen(0)
+        self._gateway.loop.call_later(LAST_CALL_S, setattr, self, "should_exit", True)
 
 
 async def serve(settings: WorkerSettings) -> None:
@@ -73,13 +81,14 @@ async def serve(settings: WorkerSettings) -> None:
         date_header=False,
         timeout_graceful_shutdown=FINISH_S,
     )
-    server = WorkerServer(config, gateway)
+    listener = listening_socket(settings.bind, settings.port)
+    server = WorkerServer(config, gateway, listener)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
-    await server.serve(sockets=[listening_socket(settings.bind, settings.port)])
+    await server.serve(sockets=[listener])
 
 
 def main() -> None:
