@@ -1,11 +1,12 @@
 """Fixtures that every test may use; those for servers stand in `tests.services`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.dataplane import DataPlane, data_planes
 from tests.gateway_process import Databases, GatewayFactory, GatewayProcess
 
 
@@ -44,6 +45,25 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[GatewayProcess]:
     factory = GatewayFactory(lambda: _databases_of(request))
     yield factory()
     factory.close()
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPlane]:
+    """One worker, fed by the tests, for all of them that do not stop it or change its settings."""
+    for start in data_planes(lambda: tmp_path_factory.mktemp("plane")):
+        yield start()
+
+
+@pytest.fixture
+def start_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., DataPlane]]:
+    """``start_plane(max_body_bytes=0, …)`` starts a worker of the test's own."""
+    yield from data_planes(lambda: tmp_path_factory.mktemp("plane"))
+
+
+@pytest.fixture(scope="module")
+def start_module_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., DataPlane]]:
+    """Like `start_plane`, but the workers live as long as the test module."""
+    yield from data_planes(lambda: tmp_path_factory.mktemp("plane"))
 
 
 @pytest.fixture
