@@ -100,7 +100,7 @@ def test_consumer_and_events_worker_that_start_before_their_broker_serve_once_it
             await task_when(calls, early, lambda task: task["status"] == "succeeded", timeout_s=60)
             await asyncio.wrap_future(hands.submit(private_rabbitmq.restart))
             late = await send(calls, route, {"to": "a@b"})
-            document = await task_when(calls, late, lambda task: task["status"] == "succeeded", timeout_s=60)
+            document = await task_when(calls, late, lambda task: task["finished_at"] and task["started_at"], 60)
             assert document["result"] == {"delivered_to": "a@b", "bytes": 0}
 
     private_rabbitmq.stop()
