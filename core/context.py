@@ -156,7 +156,7 @@ class Exchange:
     application: Any = None
     key: Any = None
     own_template: str = ""  # the path label of metrics, where no route or service has one
-    max_body_bytes: int = 0
+    max_body_bytes: int | None = None  # not known before step 5
     answer_lines: bytes = b""  # request id, RateLimit, CORS: fields of whatever answer comes
 
     # --- what became of it ---

@@ -37,4 +37,5 @@ def worker_settings(slot: int = 0) -> WorkerSettings:
         docs_on_gateway_port=settings.DOCS_ON_GATEWAY_PORT,
         metrics_port=settings.METRICS_PORT,
         metrics_token=settings.METRICS_TOKEN,
+        metrics_host="127.0.0.1" if settings.METRICS_BIND in ("0.0.0.0", "::") else settings.METRICS_BIND,  # noqa: S104
     )

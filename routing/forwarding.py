@@ -245,6 +245,7 @@ class Forwarding:
             self._fail(invalid_response(self._next_hop()))
         elif connection.is_reused and not connection.heard_since_sent and self._may_send_again():
             self.exchange.pause_body()
+            self.deadline = self._forwarder.now() + self._terms.first_byte_s
             self._connect()
         else:
             self._fail(connection_terminated(self._next_hop()))
@@ -335,19 +336,32 @@ def request_head(
         pieces.append(b"transfer-encoding: chunked\r\n")
     via = noted.get(b"via")
     pieces.append(forwarder.via if via is None else b"via: " + via + b", " + forwarder.via[5:])
-    cookie = noted.get(b"cookie")
-    if cookie is not None:
-        pieces.append(_cookie_line(cookie))
-    authorization = noted.get(b"authorization")
-    if authorization is not None and (terms.pass_credentials or authorization[:7].lower() != b"bearer "):
-        pieces += (b"authorization: ", authorization, b"\r\n")
-    if terms.pass_credentials and forwarder.key_header in noted:
-        pieces += (forwarder.key_header, b": ", noted[forwarder.key_header], b"\r\n")
+    if b"cookie" in noted or b"authorization" in noted or terms.pass_credentials:
+        pieces += _credential_lines(forwarder, exchange, terms)
     connection = noted.get(b"connection")
     if connection is not None and connection not in (b"keep-alive", b"close", b"Keep-Alive"):
         _drop_named(pieces, exchange.passed, connection)
     pieces.append(b"\r\n")
     return b"".join(pieces)
+
+
+def _credential_lines(forwarder: Forwarder, exchange: Exchange, terms: Terms) -> list[bytes]:
+    """Cookies but the panel's; Authorization unless it is for the gateway; the key where the route says so.
+    A fallback gets none of it (rule 7)."""
+    noted = exchange.noted
+    if exchange.is_fallback:
+        return []
+    named = {token.strip().lower() for token in noted.get(b"connection", b"").split(b",")}
+    lines = []
+    if b"cookie" in noted and b"cookie" not in named:
+        lines.append(_cookie_line(noted[b"cookie"]))
+    authorization = noted.get(b"authorization")
+    is_ours = authorization is None or authorization[:7].lower() == b"bearer "
+    if authorization is not None and b"authorization" not in named and (terms.pass_credentials or not is_ours):
+        lines.append(b"authorization: " + authorization + b"\r\n")
+    if terms.pass_credentials and forwarder.key_header in noted:
+        lines.append(forwarder.key_header + b": " + noted[forwarder.key_header] + b"\r\n")
+    return lines
 
 
 def _cookie_line(cookie: bytes) -> bytes:

@@ -114,9 +114,8 @@ class Gateway:
                 if now >= next_report:
                     next_report = now + _REPORT_S
                     self._report()
-                if now >= next_use and self._used and self.link.send_used(self._used):
+                if now >= next_use and self._report_uses(now):
                     next_use = now + _USED_S
-                    self._used = {}
             except Exception:
                 logger.exception("the sweep failed")
 
@@ -132,6 +131,14 @@ class Gateway:
         if self.access_log is not None:
             self.access_log.flush()
         self._renew_date()
+
+    def _report_uses(self, now: float) -> bool:
+        """Tell the agent when keys were last used, in epoch seconds; requests note it on the monotonic clock."""
+        epoch = time.time() - now
+        if not self._used or not self.link.send_used({key: epoch + at for key, at in self._used.items()}):
+            return False
+        self._used = {}
+        return True
 
     def _renew_date(self) -> None:
         self.forwarder.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"

@@ -59,6 +59,8 @@ class AsgiExchange(RequestHead, Exchange):
         except GatewayFault as fault:
             self._gateway.refuse(self, fault)
         else:
+            if not self.has_body:
+                self._may_read.set()  # nothing comes but a disconnect
             self._reader = asyncio.get_running_loop().create_task(self._read())
             self._gateway.handle(self)
 
@@ -100,7 +102,7 @@ class AsgiExchange(RequestHead, Exchange):
         sink = self.sink
         if sink is None:
             return True
-        if self.max_body_bytes and self.bytes_in > self.max_body_bytes:
+        if self.max_body_bytes is not None and self.bytes_in > self.max_body_bytes:
             sink.refuse_body(ClientFault("payload_too_large", f"The body is over {self.max_body_bytes} bytes."))
             return False
         sink.body_data(data)

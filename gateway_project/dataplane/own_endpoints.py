@@ -48,7 +48,7 @@ class OwnEndpoints:
             b"/info": self._info,
         }
         self._control = TargetRecord(("unix", settings.control_socket, 0), b"control")
-        self._metrics = TargetRecord(("http", "127.0.0.1", settings.metrics_port), b"localhost")
+        self._metrics = TargetRecord(("local", settings.metrics_host, settings.metrics_port), b"localhost")
         self._began = time.time()
         self._release = _release()
 

@@ -14,6 +14,7 @@ from core.faults import ClientFault, InternalFault, PolicyDenied
 from gateway_project.dataplane.matching import Match, MatchMemory, find_match
 from gateway_project.dataplane.protocol import too_large
 from gateway_project.dataplane.snapshot import Snapshot
+from gateway_project.dataplane.tracing import REQUEST_ID_LINE
 from keys.records import KeyRecord
 from keys.verify import authenticate, invalid_credentials
 from routing.forwarding import Terms
@@ -43,6 +44,9 @@ class Pipeline:
         """Take a request as far as its upstream, its queue or its answer. Raises GatewayFault."""
         gateway = self._gateway
         snapshot = exchange.snapshot = gateway.link.snapshot
+        origin = exchange.noted.get(b"origin")
+        if origin is not None and gateway.cors.enabled:
+            exchange.answer_lines += gateway.cors.response_fields(origin)  # refusals carry them too (rule 18)
         match = self._matches.recall(snapshot, exchange)
         is_new = match is None
         if match is None:
@@ -51,8 +55,11 @@ class Pipeline:
                 return
             match = self._match(exchange, snapshot)
         exchange.match = match
-        if b"origin" in exchange.noted and self._cross_origin(exchange, exchange.noted[b"origin"]):
+        if origin is not None and self._is_preflight(exchange):
+            self._answer_preflight(exchange, origin)
             return
+        if b"x-gateway-debug" in exchange.noted:
+            self._debug(exchange, match)
         self._filter(exchange, match)
         grant, subject, point = self._admit(exchange, snapshot, match)
         self._limit(exchange, grant, subject)
@@ -68,7 +75,7 @@ class Pipeline:
     # --- 3 match ---
     def _match(self, exchange: Exchange, snapshot: Snapshot) -> Match:
         method = exchange.method
-        if method == b"OPTIONS" and b"access-control-request-method" in exchange.noted:
+        if self._is_preflight(exchange):
             method = exchange.noted[b"access-control-request-method"].strip()  # rule 18
         try:
             return find_match(snapshot, exchange.identity.host, method, exchange.path)
@@ -78,20 +85,29 @@ class Pipeline:
         raise InternalFault("dependency_unavailable", "The gateway has no configuration yet.", retry_after_s=1)
 
     # --- 4 CORS ---
-    def _cross_origin(self, exchange: Exchange, origin: bytes) -> bool:
-        """Answer a preflight; for other requests, note the fields that let a browser read the answer."""
-        cors = self._gateway.cors
-        wanted = exchange.noted.get(b"access-control-request-method")
-        if exchange.method == b"OPTIONS" and wanted is not None:
-            fields = cors.preflight(origin, wanted, exchange.noted.get(b"access-control-request-headers"))
-            if fields is None:
-                raise PolicyDenied("blocked", "CORS_ORIGINS does not allow this origin.")
-            lines = b"".join(b"%b: %b\r\n" % field for field in fields)
-            exchange.answer(204, exchange.answer_lines + lines, b"")
-            return True
-        if cors.enabled:
-            exchange.answer_lines += cors.response_fields(origin)
-        return False
+    def _is_preflight(self, exchange: Exchange) -> bool:
+        return exchange.method == b"OPTIONS" and b"access-control-request-method" in exchange.noted
+
+    def _answer_preflight(self, exchange: Exchange, origin: bytes) -> None:
+        """Unauthenticated, uncharged, never forwarded (rule 18)."""
+        noted = exchange.noted
+        wanted = noted[b"access-control-request-method"]
+        fields = self._gateway.cors.preflight(origin, wanted, noted.get(b"access-control-request-headers"))
+        if fields is None:
+            raise PolicyDenied("blocked", "CORS_ORIGINS does not allow this origin.")
+        begun = exchange.answer_lines[:REQUEST_ID_LINE]
+        exchange.answer(204, begun + b"".join(b"%b: %b\r\n" % field for field in fields), b"")
+
+    def _debug(self, exchange: Exchange, match: Match) -> None:
+        """Tell the holder of an admin key which route, revision and node served the request."""
+        key = self.verify(exchange, exchange.noted[b"x-gateway-debug"])
+        if key.application_id is not None:
+            raise self._refused(exchange)
+        settings = self._settings
+        route = match.route.name if match.route is not None else match.template
+        told = f"x-gateway-revision: {exchange.snapshot.revision}\r\nx-gateway-route: {route}\r\n"
+        told += f"x-gateway-node: {settings.node_name}/{settings.slot}\r\n"
+        exchange.answer_lines += told.encode("ascii", "replace")
 
     # --- 5 edge filters ---
     def _filter(self, exchange: Exchange, match: Match) -> None:
@@ -99,7 +115,7 @@ class Pipeline:
             return
         limit = match.max_body_bytes if match.max_body_bytes is not None else self._settings.max_body_bytes
         exchange.max_body_bytes = limit
-        if exchange.content_length is not None and exchange.content_length > limit:
+        if (exchange.content_length or exchange.bytes_in) > limit:
             raise too_large(limit)
 
     # --- 6 authenticate, 7 authorize ---

@@ -65,7 +65,7 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         # the request being parsed
         self.target = b""
         self.incoming: SocketExchange | None = None  # its head is whole; its body may be arriving
-        self.head_bytes = 0
+        self.head_bytes = 0  # of a head that has not ended, as far as reads tell; -1: one ended in this read
         # the request being answered, and those that wait for it
         self.current: SocketExchange | None = None
         self.waiting: deque[SocketExchange] = deque()
@@ -73,6 +73,7 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         self.is_write_paused = False
         self.closes = False  # after the current answer
         self.is_lingering = False
+        self.is_resuming = False
         self.deadline = self.now() + HEAD_TIMEOUT_S
 
     # --- the connection ---
@@ -105,14 +106,14 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         self.closes = True
         if self.identity is None and self.current is None:
             self.deadline = self.now() + NEWCOMER_S
-        elif self.current is None and self.head_bytes == 0:
+        elif self.current is None and self.head_bytes <= 0:
             self.transport.close()
 
     def sweep(self, now: float) -> None:
         """A time limit has passed: rule 29's for the head, the idle limit for the body, keep-alive, lingering."""
         self.deadline = _NEVER
         incoming = self.incoming
-        if self.is_lingering or (incoming is None and self.head_bytes == 0):
+        if self.is_lingering or (incoming is None and self.head_bytes <= 0):
             self.transport.abort() if self.is_lingering else self.transport.close()
         elif incoming is None:
             self.refuse_connection(ClientFault("request_timeout", "The header section did not arrive in time."))
@@ -128,19 +129,32 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         except HttpParserUpgrade as upgrade:
             # An upgrade that we do not follow is ignored (RFC 9110 section 7.8); what comes after is the next request.
             rest = data[upgrade.args[0] :]
+            if self.incoming is not None:
+                self._resume_body(self.incoming)
             if rest:
                 self.data_received(rest)
         except HttpParserError as error:
             self._parsing_failed(error)
         else:
-            if self.incoming is None and (self.target or self.head_bytes):
+            if self.incoming is None and (self.target or self.head_bytes > 0):
                 self._head_continues(len(data))
+
+    def _resume_body(self, exchange: SocketExchange) -> None:
+        """The parser stops at a request to upgrade as if its body were another protocol's. We stay with HTTP, so
+        another parser reads the body, told by a head of our own how it is framed."""
+        self.parser = HttpRequestParser(self)
+        self.is_resuming = True
+        length = exchange.content_length
+        framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
 
     def _head_continues(self, size: int) -> None:
         """The head did not end with this read. Reads are counted: the parser keeps a field back until it is whole."""
-        if self.head_bytes == 0:
+        if self.head_bytes <= 0:
             self.deadline = self.now() + HEAD_TIMEOUT_S
-        self.head_bytes += size
+            self.head_bytes = 1 if self.head_bytes < 0 else size  # after the end of another it is only this read's rest
+        else:
+            self.head_bytes += size
         if self.head_bytes > MAX_HEAD:
             limit = ClientFault("header_too_large", f"The header section is over the limit of {MAX_HEAD} bytes.")
             self.refuse_connection(limit)
@@ -179,8 +193,11 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
             raise ClientFault("uri_too_long", f"The request target is over the limit of {MAX_TARGET} bytes.")
 
     def on_headers_complete(self) -> None:
+        if self.is_resuming:
+            self.is_resuming = False
+            return
         self.deadline = _NEVER
-        self.head_bytes = 0
+        self.head_bytes = -1
         exchange = SocketExchange(self)
         exchange.begin(self.parser)
         self.is_head_whole = True
@@ -198,7 +215,10 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
             incoming.body_arrived(data)
 
     def on_message_complete(self) -> None:
-        incoming, self.incoming = self.incoming, None
+        incoming = self.incoming
+        if incoming is not None and incoming.has_body and b"upgrade" in incoming.noted and self.parser.should_upgrade():
+            return  # the body is still to come: `_resume_body`
+        self.incoming = None
         self.target = b""
         self.begin_head()
         if incoming is not None:
@@ -228,14 +248,19 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
     def exchange_done(self, exchange: SocketExchange) -> None:
         """The answer is out and the request is read to its end: on to the next, or close."""
         self.current = None
-        if exchange.closes or self.closes:
-            self.transport.close()
+        if exchange.closes:
+            if exchange.is_last:
+                self.transport.close()
+            else:
+                self.linger()
         elif self.waiting:
             self.current = following = self.waiting.popleft()
             if not self.waiting:
                 self.resume_reading()
             # Not at once: a read may hold thousands of pipelined requests, and the stack would hold them all.
             self.gateway.loop.call_soon(self._run, following)
+        elif self.closes:
+            self.linger()
         else:
             self.deadline = self.now() + KEEP_ALIVE_S
             self.resume_reading()
@@ -264,6 +289,7 @@ class SocketExchange(Exchange):
 
     connection: ClientProtocol
     closes = False  # the connection, after this answer
+    is_last = False  # the client will send no other request
     is_http10 = False
     awaits_continue = False
     is_chunked_answer = False
@@ -285,8 +311,11 @@ class SocketExchange(Exchange):
         self.method = parser.get_method()
         keeps_alive = parser.should_keep_alive()
         if not keeps_alive or b"connection" in noted:
-            self.is_http10 = parser.get_http_version() == "1.0"
-            self.closes = self.is_http10 or not keeps_alive
+            version = parser.get_http_version()
+            if version not in ("1.1", "1.0"):
+                raise ClientFault("bad_request", f"HTTP/{version} is not served here.")
+            self.is_http10 = version == "1.0"
+            self.closes = self.is_last = self.is_http10 or not keeps_alive
         target = connection.target
         host = noted.get(b"host")
         if target[:1] != b"/":
@@ -309,7 +338,7 @@ class SocketExchange(Exchange):
             allowed = ((b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),)
             raise ClientFault("method_not_allowed", "The gateway does not serve this method.", headers=allowed)
         if b"content-length" in noted or b"transfer-encoding" in noted:
-            self._begin_body(parser)
+            self._begin_body()
         if b"expect" in noted:
             self._expect(noted[b"expect"])
 
@@ -325,7 +354,7 @@ class SocketExchange(Exchange):
         self.is_body_complete = False
         self.has_body = True  # the rest of whatever it is must be read and forgotten
 
-    def _begin_body(self, parser: HttpRequestParser) -> None:
+    def _begin_body(self) -> None:
         coding = self.noted.get(b"transfer-encoding")
         length = self.noted.get(b"content-length")
         if coding is not None:
@@ -340,8 +369,6 @@ class SocketExchange(Exchange):
                 raise ClientFault("bad_request", "Content-Length is no number.")
             self.content_length = int(length)
             self.has_body = self.content_length > 0
-        if self.has_body and parser.should_upgrade():
-            raise ClientFault("bad_request", "A request to upgrade cannot have a body.")
 
     def _expect(self, value: bytes) -> None:
         if value.lower() != b"100-continue":
@@ -354,8 +381,9 @@ class SocketExchange(Exchange):
             self._forget(data)
             return
         self.bytes_in += len(data)
-        if self.content_length is None and self.max_body_bytes and self.bytes_in > self.max_body_bytes:
-            self.body_failed(too_large(self.max_body_bytes))
+        limit = self.max_body_bytes
+        if limit is not None and self.bytes_in > limit:
+            self.body_failed(too_large(limit))
             return
         if self._is_taken and self.sink is not None:
             self.connection.deadline = self.connection.now() + BODY_IDLE_S
@@ -444,10 +472,10 @@ class SocketExchange(Exchange):
         """The fields that the connection decides, and the end of the header section."""
         if self.has_body and not self.is_body_complete and not self._can_drain():
             self.closes = True
-        if self.closes or self.connection.closes or self.connection.gateway.is_draining:
-            self.closes = True
-            return b"connection: close\r\n\r\n"
-        return b"\r\n"
+        connection = self.connection
+        if not self.closes and (connection.closes or connection.gateway.is_draining):
+            self.closes = not connection.waiting  # requests that have arrived whole are answered first
+        return b"connection: close\r\n\r\n" if self.closes else b"\r\n"
 
     def _can_drain(self) -> bool:
         """Whether the rest of the body is small enough to read and forget; a client that awaits a 100 may never
@@ -496,6 +524,7 @@ class SocketExchange(Exchange):
         elif self.closes:
             connection.linger()
         else:
+            connection.deadline = connection.now() + BODY_IDLE_S
             connection.resume_reading()
 
     def abort(self) -> None:

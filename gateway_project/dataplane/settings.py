@@ -40,6 +40,7 @@ class WorkerSettings:
     docs_on_gateway_port: bool
     metrics_port: int
     metrics_token: str
+    metrics_host: str = "127.0.0.1"  # where the agent of this host serves them
 
     def to_json(self) -> bytes:
         return orjson.dumps(asdict(self))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from core.context import Exchange
 
+REQUEST_ID_LINE = 48  # bytes of ``x-request-id: <32 digits>`` and its CRLF, with which every answer's lines begin
 _HEX = b"0123456789abcdef"
 
 
@@ -33,7 +34,7 @@ def begin_trace(exchange: Exchange) -> None:
         state_line,
         request_id,
     )
-    exchange.answer_lines = exchange.trace_lines[-48:]  # the x-request-id line
+    exchange.answer_lines = exchange.trace_lines[-REQUEST_ID_LINE:]
 
 
 def is_traceparent(value: bytes) -> bool:

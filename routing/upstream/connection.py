@@ -222,10 +222,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _read_fields(self) -> None:
         """Take the head apart. The parser has vouched for its form: CRLF ends each line, none is folded."""
-        head, self._head = self._head, b""
+        received = self._head.lstrip(b"\r\n")  # empty lines before an answer are none of it
+        head = received[: received.find(b"\r\n\r\n")]
+        self._head = b""
+        if len(head) > MAX_HEAD:
+            raise ValueError("the answer's header section is too large")
         says = 0
         lines = self.lines
-        for line in head[: head.find(b"\r\n\r\n")].lstrip(b"\r\n").split(b"\r\n")[1:]:
+        for line in head.split(b"\r\n")[1:]:
             meaning, passed = _remembered.get(line) or _field(line)
             if meaning:
                 if meaning & says & _CHUNKED:

@@ -11,7 +11,7 @@ from routing.upstream.connection import UpstreamConnection
 from routing.upstream.errors import EgressDenied
 from routing.upstream.tls import client_context
 
-Origin = tuple[str, str, int]  # scheme, host, port
+Origin = tuple[str, str, int]  # scheme (also "unix" and "local": the gateway's own processes), host, port
 
 # Many servers close an idle connection after five seconds (Node.js, uvicorn). Closing ours before that keeps most
 # requests from meeting one that is just being closed, which for a POST means 502 (rule 8).
@@ -109,7 +109,7 @@ class Connector:
             return connection
         tls: dict[str, Any] = {"ssl": client_context(), "server_hostname": host} if scheme == "https" else {}
         failure: OSError = socket.gaierror(socket.EAI_NONAME, "the name has no address")
-        for address in await self._addresses(host, port):
+        for address in await self._addresses(scheme, host, port):
             try:
                 _, connection = await self.loop.create_connection(
                     lambda: UpstreamConnection(pool), address, port, **tls
@@ -120,11 +120,13 @@ class Connector:
                 return connection
         raise failure
 
-    async def _addresses(self, host: str, port: int) -> list[str]:
+    async def _addresses(self, scheme: str, host: str, port: int) -> list[str]:
         """The addresses to try. Judged after resolving and connected to as they were judged, so that no second
         answer of the name server can slip another one in."""
         found = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+        if scheme == "local":
+            return addresses
         allowed = [address for address in addresses if self._permits(address)]
         if addresses and not allowed:
             raise EgressDenied(f"{host} resolves to {', '.join(addresses)}")
