@@ -80,7 +80,7 @@ class Broker:
             with redis.Redis.from_url(self.url) as client:
                 for queue in queues:
                     client.delete(queue, *(f"{queue}\x06\x16{step}" for step in (3, 6, 9)))
-                    client.delete(f"_kombu.binding.{queue}")
+                    client.delete(f"_kombu.binding.{queue}", f"_kombu.binding_permanent.{queue}")
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
