@@ -160,6 +160,8 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
             self.refuse_connection(limit)
 
     def _parsing_failed(self, error: HttpParserError) -> None:
+        if self.is_lingering:  # answered already, within this very read
+            return
         cause = error.__context__  # what one of our callbacks raised, if one did
         if isinstance(cause, GatewayFault):
             fault: GatewayFault = cause
@@ -167,22 +169,32 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
             fault = self.gateway.unexpected(cause)
         else:
             fault = ClientFault("bad_request", f"The request is no valid HTTP/1.1: {error}.")
-        if self.incoming is not None and self.incoming is self.current:
-            self.incoming.body_failed(fault)
-        else:
+        incoming = self.incoming
+        if incoming is None:
             self.refuse_connection(fault)
+        elif incoming is self.current:
+            incoming.body_failed(incoming.refusal or fault)
+        else:
+            incoming.refusal = fault
+            self._stop_parsing()
 
     def refuse_connection(self, fault: GatewayFault) -> None:
-        """What arrived is no request that could be answered in its own right: say so, and end the connection."""
-        self.closes = True
-        if self.current is not None:  # an earlier request is being answered; what came after it is lost to us
-            self.parser = HttpRequestParser(_Nobody())
-            self.pause_reading()
-            return
+        """What arrived is no request that could be answered in its own right: say so, after the answers to the
+        requests before it, and end the connection."""
         exchange = SocketExchange(self)
         exchange.begin_malformed(self.target)
-        self.current = self.incoming = exchange
-        self.gateway.refuse(exchange, fault)
+        self.incoming = exchange
+        if self.current is None:
+            self.current = exchange
+            self.gateway.refuse(exchange, fault)
+        else:
+            exchange.refusal = fault
+            self.waiting.append(exchange)
+            self._stop_parsing()
+
+    def _stop_parsing(self) -> None:
+        self.parser = HttpRequestParser(_Nobody())
+        self.pause_reading()
 
     # --- parser callbacks ---
     on_header = RequestHead.add_field
@@ -266,7 +278,11 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
             self.resume_reading()
 
     def _run(self, exchange: SocketExchange) -> None:
-        if not exchange.is_answered:  # the client may have gone meanwhile
+        if exchange.is_answered:  # the client has gone meanwhile
+            return
+        if exchange.refusal is not None:
+            self.gateway.refuse(exchange, exchange.refusal)
+        else:
             self.gateway.handle(exchange)
 
     def linger(self) -> None:
@@ -290,6 +306,7 @@ class SocketExchange(Exchange):
     connection: ClientProtocol
     closes = False  # the connection, after this answer
     is_last = False  # the client will send no other request
+    refusal: GatewayFault | None = None  # of what turned out to be malformed while earlier requests were answered
     is_http10 = False
     awaits_continue = False
     is_chunked_answer = False
