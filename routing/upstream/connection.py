@@ -243,6 +243,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.is_chunked = says & _CHUNKED != 0
         self.has_date = says & _DATED != 0
         self._closes = says & _CLOSES != 0
+        if self.is_sized and self.status == 204:  # which has no length (RFC 9110 section 8.6)
+            self.lines = [line for line in lines if line[:15].lower() != b"content-length:"]
         if says & _NAMES:
             self._drop_named_fields(head)
 
