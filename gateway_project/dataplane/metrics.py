@@ -18,16 +18,13 @@ _OTHER = "other"
 
 
 class Histogram:
-    __slots__ = ("_bounds", "counts", "total")
+    """Observations by bucket; whoever observes does so in place, without a call."""
+
+    __slots__ = ("counts", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.total += value
 
 
 class Series:
@@ -65,12 +62,21 @@ class Metrics:
         method = exchange.method
         answer = (method if method in _METHODS else b"OTHER", exchange.status)
         series.answers[answer] = series.answers.get(answer, 0) + 1
-        series.duration.observe(duration_s)
-        series.response_size.observe(exchange.bytes_out)
-        if exchange.bytes_in:
-            series.request_size.observe(exchange.bytes_in)
-        if exchange.upstream_s is not None:
-            series.upstream.observe(exchange.upstream_s)
+        histogram = series.duration
+        histogram.counts[bisect_left(SECONDS, duration_s)] += 1
+        histogram.total += duration_s
+        histogram, size = series.response_size, exchange.bytes_out
+        histogram.counts[bisect_left(BYTES, size)] += 1
+        histogram.total += size
+        upstream_s = exchange.upstream_s
+        if upstream_s is not None:
+            histogram = series.upstream
+            histogram.counts[bisect_left(SECONDS, upstream_s)] += 1
+            histogram.total += upstream_s
+        if size := exchange.bytes_in:
+            histogram = series.request_size
+            histogram.counts[bisect_left(BYTES, size)] += 1
+            histogram.total += size
         if exchange.fault_code:
             self._count_fault(exchange.fault_code, series)
 
