@@ -84,7 +84,7 @@ def test_an_empty_gateway_leads_on_at_every_list(panel: Client) -> None:
 
 def test_the_checklist_follows_what_is_there(panel: Client) -> None:
     def next_step() -> str:
-        found = re.search(r'<li class="is-next">.*?<h3>(.*?)<', panel.get("/").content.decode(), re.DOTALL)
+        found = re.search(r'<li class="is-next">.*?<h2>(.*?)<', panel.get("/").content.decode(), re.DOTALL)
         return found[1] if found else "none"
 
     assert next_step() == "A service"

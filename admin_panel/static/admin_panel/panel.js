@@ -164,6 +164,11 @@ document.addEventListener("click", (event) => {
   if (target.classList.contains("nav-item")) closeSidebar();
 });
 
+// Searching happens while typing. The change event that follows when the field is left would only search again.
+document.addEventListener("change", (event) => {
+  if ("search" in event.target.dataset) event.stopPropagation();
+}, true);
+
 document.addEventListener("change", (event) => {
   if ("unlocks" in event.target.dataset) unlock(event.target.closest("dialog"), event.target.checked);
   if ("shortcutsSwitch" in event.target.dataset) store.set("portcullis-shortcuts", event.target.checked ? "on" : "off");
@@ -181,16 +186,20 @@ document.addEventListener("htmx:configRequest", (event) => {
   for (const [name, value] of [...event.detail.formData]) if (value === "") event.detail.formData.delete(name);
 });
 
+const isPoll = ({ elt, triggeringEvent }) => !triggeringEvent && /\bevery\b/.test(elt.getAttribute("hx-trigger") ?? "");
+
 document.addEventListener("htmx:beforeRequest", (event) => {
-  // Polls pause in hidden tabs, and while somebody has the focus in what they would replace.
-  const { elt, requestConfig, target } = event.detail;
-  const isPoll = !requestConfig.triggeringEvent && /\bevery\b/.test(elt.getAttribute("hx-trigger") ?? "");
-  if (isPoll && (document.hidden || target.contains(document.activeElement))) event.preventDefault();
+  if (document.hidden && isPoll(event.detail.requestConfig)) event.preventDefault();
 });
 
 document.addEventListener("htmx:beforeSwap", (event) => {
+  const { target, requestConfig, xhr } = event.detail;
+  // A list is not replaced under somebody's hands: not by a poll while the focus is in it, nor by anything while a
+  // link in it waits for its answer, which would find neither itself nor its target any more.
+  const isAwaited = all(".htmx-request", target).some((element) => element !== requestConfig.elt);
+  const isHeld = isPoll(requestConfig) && target.contains(document.activeElement);
+  if (target.id !== "main" && (isAwaited || isHeld)) event.detail.shouldSwap = false;
   // Problem documents are for programs: show their sentence, keep the page.
-  const { xhr } = event.detail;
   const type = xhr.getResponseHeader("Content-Type") ?? "";
   if (!type.includes("json")) return;
   event.detail.shouldSwap = false;
@@ -212,7 +221,7 @@ document.addEventListener("htmx:afterRequest", (event) => {
 
 document.addEventListener("htmx:afterSwap", (event) => {
   const { target } = event.detail;
-  if (target.id === "main") {
+  if (target?.id === "main") {
     closeDialogs();
     focusPage(target);
   }
