@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench import cpu, feed, latency, memory, start
+from bench import cpu, feed, latency, memory, start, steps
 from bench.databases import Databases
 from bench.machine import CannotMeasure, Stage, check_programs, prepared
 from bench.peers import PROGRAMS, start_upstream
 from bench.report import say
 
-KINDS = ("cpu", "latency", "memory", "feed", "start")
+KINDS = ("cpu", "latency", "memory", "feed", "start", "steps")
 _NEEDS = {"cpu": PROGRAMS, "all": PROGRAMS, "feed": ("taskset", "nginx"), "start": ("taskset", "nginx")}
 _NEEDS_OTHERWISE = ("taskset", "nginx", "wrk")
 
@@ -63,6 +63,7 @@ def _measurements(options: argparse.Namespace, databases: Databases, upstream_po
         "memory": lambda: memory.run(databases, seconds=options.seconds),
         "feed": lambda: feed.run(databases, changes=options.changes),
         "start": lambda: start.run(databases),
+        "steps": steps.run,
     }
     return [by_kind[kind] for kind in (KINDS if options.kind == "all" else (options.kind,))]
 

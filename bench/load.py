@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +25,7 @@ class Party:
     port: int  # on 127.0.0.1
     path: str
     headers: tuple[str, ...] = field(default=(), repr=False)  # "Name: value"; one is a key
+    script: str = ""  # what wrk asks for, if not always for ``path``: a file beside this one
 
     @property
     def url(self) -> str:
@@ -61,25 +61,29 @@ def parse_wrk(output: str) -> Load:
     return Load(int(requests[1]), float(per_second[1]), p99[1], int(bad[1]) if bad else 0, errors[1] if errors else "")
 
 
-def run_wrk(url: str, headers: Sequence[str], seconds: float, connections: int = CONNECTIONS) -> Load:
-    """As many requests as ``connections`` can ask for one after another. Raises CannotMeasure."""
-    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
-    for header in headers:
+def run_wrk(party: Party, seconds: int, connections: int = CONNECTIONS) -> Load:
+    """As many requests as ``connections`` can ask for one after another. Raises CannotMeasure, also when an answer is
+    other than 2xx or 3xx (of which nobody here makes any)."""
+    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+    for header in party.headers:
         command += ["-H", header]
-    done = subprocess.run([*command, url], capture_output=True, text=True, env=plain_environment())
+    if party.script:
+        command += ["-s", str(Path(__file__).with_name(party.script))]
+    done = subprocess.run([*command, party.url], capture_output=True, text=True, env=plain_environment())
     if done.returncode != 0:
-        raise CannotMeasure(f"wrk fails at {url}: {(done.stderr or done.stdout).strip()[-300:]}")
-    return parse_wrk(done.stdout)
+        raise CannotMeasure(f"wrk fails at {party.name}: {(done.stderr or done.stdout).strip()[-300:]}")
+    load = parse_wrk(done.stdout)
+    if load.bad or not load.requests:
+        raise CannotMeasure(f"{party.name} answered other than 2xx, or not at all: the run does not count")
+    return load
 
 
 def measure(party: Party, seconds: int, connections: int = CONNECTIONS) -> Measurement:
     """One second to warm up, then ``seconds`` that count. Raises CannotMeasure."""
-    warm = run_wrk(party.url, party.headers, 1, connections)
+    run_wrk(party, 1, connections)
     before = cpu_s(party.pid)
-    load = run_wrk(party.url, party.headers, seconds, connections)
+    load = run_wrk(party, seconds, connections)
     spent_s = cpu_s(party.pid) - before
-    if not load.requests or warm.bad or load.bad:
-        raise CannotMeasure(f"{party.name} answered other than 2xx: the run does not count")
     return Measurement(1e6 * spent_s / load.requests, load)
 
 
