@@ -117,7 +117,8 @@ class DataPlane:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    def close(self) -> None:
+    def close(self) -> list[AssertionError]:
+        """Ends everything; what the scripts of upstreams found wrong."""
         for upstream in self._upstreams:
             upstream.close()
         if hasattr(self, "process"):
@@ -125,10 +126,15 @@ class DataPlane:
             self.process.wait()
             self._output.close()
         self.feed.stop()
+        return [failure for upstream in self._upstreams for failure in upstream.failures]
 
     def rss_mib(self) -> float:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGESIZE") / 2**20
+
+    def sockets(self) -> int:
+        """How many file descriptors the worker holds."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     # --- configuration ---
     def new_key(self, **changes: Any) -> str:
@@ -205,5 +211,6 @@ def data_planes(new_directory: Any) -> Iterator[Any]:
 
 
 def _end(plane: DataPlane) -> None:
-    plane.close()
+    failures = plane.close()
+    assert not failures, failures
     assert "Traceback" not in plane.output(), plane.output()

@@ -1,4 +1,4 @@
-"""Which fields pass, which end at the gateway, and which it adds: both ways, through a running worker (rules 15, 24)."""
+"""Which fields pass, which end at the gateway, and which it adds: both ways, through a worker (rules 15, 24)."""
 
 import re
 from collections.abc import Callable
