@@ -47,16 +47,17 @@ class Pipeline:
         origin = exchange.noted.get(b"origin")
         if origin is not None and gateway.cors.enabled:
             exchange.answer_lines += gateway.cors.response_fields(origin)  # refusals carry them too (rule 18)
-        match = self._matches.recall(snapshot, exchange)
+        is_preflight = origin is not None and _is_preflight(exchange)
+        match = None if is_preflight else self._matches.recall(snapshot, exchange)
         is_new = match is None
         if match is None:
             exchange.path = canonical(exchange.raw_path)
             if gateway.own.answers(exchange):  # before any route (rule 2)
                 return
-            match = self._match(exchange, snapshot)
+            match = self._match(exchange, snapshot, is_preflight)
         exchange.match = match
-        if origin is not None and self._is_preflight(exchange):
-            self._answer_preflight(exchange, origin)
+        if is_preflight:
+            self._answer_preflight(exchange)
             return
         if b"x-gateway-debug" in exchange.noted:
             self._debug(exchange, match)
@@ -73,10 +74,10 @@ class Pipeline:
             gateway.forwarder.forward(exchange, target, request_target, match.terms or self._terms_of(match, service))
 
     # --- 3 match ---
-    def _match(self, exchange: Exchange, snapshot: Snapshot) -> Match:
-        method = exchange.method
-        if self._is_preflight(exchange):
-            method = exchange.noted[b"access-control-request-method"].strip()  # rule 18
+    def _match(self, exchange: Exchange, snapshot: Snapshot, is_preflight: bool) -> Match:
+        # A preflight is judged by the method that it asks for (rule 18), and nothing else is: else OPTIONS would pass
+        # where another method may.
+        method = exchange.noted[b"access-control-request-method"].strip() if is_preflight else exchange.method
         try:
             return find_match(snapshot, exchange.identity.host, method, exchange.path)
         except ClientFault:
@@ -85,12 +86,10 @@ class Pipeline:
         raise InternalFault("dependency_unavailable", "The gateway has no configuration yet.", retry_after_s=1)
 
     # --- 4 CORS ---
-    def _is_preflight(self, exchange: Exchange) -> bool:
-        return exchange.method == b"OPTIONS" and b"access-control-request-method" in exchange.noted
-
-    def _answer_preflight(self, exchange: Exchange, origin: bytes) -> None:
+    def _answer_preflight(self, exchange: Exchange) -> None:
         """Unauthenticated, uncharged, never forwarded (rule 18)."""
         noted = exchange.noted
+        origin = noted[b"origin"]
         wanted = noted[b"access-control-request-method"]
         fields = self._gateway.cors.preflight(origin, wanted, noted.get(b"access-control-request-headers"))
         if fields is None:
@@ -225,3 +224,8 @@ class Pipeline:
                 pass_credentials=route.pass_credentials,
             )
         return match.terms
+
+
+def _is_preflight(exchange: Exchange) -> bool:
+    """Of a request with Origin (https://fetch.spec.whatwg.org/#cors-preflight-request)."""
+    return exchange.method == b"OPTIONS" and b"access-control-request-method" in exchange.noted
