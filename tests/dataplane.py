@@ -83,6 +83,7 @@ class DataPlane:
         self._number = 0
         self.feed.put("application", application_wire())
         self.feed.put("api_key", key_wire("key_1", digest_of(self.key)))
+        self._has_agent = with_agent
         if with_agent:
             self.feed.start()
 
@@ -101,6 +102,8 @@ class DataPlane:
         self.process.stdin.write(self.settings.to_json())
         self.process.stdin.close()
         eventually(self._answers, START_TIMEOUT_S, "the worker's first answer")
+        if self._has_agent:
+            self.feed.wait_for_worker()
         return self
 
     def _answers(self) -> bool:
