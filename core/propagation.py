@@ -8,15 +8,19 @@ from django.utils import timezone
 
 from core.models import GatewayNode
 
-LIVE_FOR = timedelta(seconds=3)
+LIVE_FOR = timedelta(seconds=3)  # without a heartbeat
 DEFAULT_WAIT_S = 1.0
 _POLL_S = 0.015
+# A node that is silent may serve on: its agent starts anew, or the database was away, for all nodes at once.
+_WAITED_FOR = timedelta(minutes=1)  # after the latest heartbeat of any node
+_FORGOTTEN = timedelta(hours=1)
 
 
 def wait_for_nodes(number: int, timeout_s: float = DEFAULT_WAIT_S) -> list[str]:
-    """Wait until every live node has applied revision ``number``. Returns the ids of those that have not.
+    """Wait until every node has applied revision ``number``. Returns the ids of those that have not.
 
-    A node is live if it was seen in the last 3 seconds. With no live nodes, or ``timeout_s`` 0, nobody waits.
+    A node counts until it has ended in order or has been silent for a minute longer than others. With no nodes, or
+    ``timeout_s`` 0, nobody waits.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -30,6 +34,12 @@ def wait_for_nodes(number: int, timeout_s: float = DEFAULT_WAIT_S) -> list[str]:
 
 
 def pending_nodes(number: int) -> list[str]:
-    """Ids of the live nodes that have not applied revision ``number`` yet."""
-    live = GatewayNode.objects.filter(seen_at__gt=timezone.now() - LIVE_FOR)
-    return list(live.filter(applied_revision__lt=number).order_by("id").values_list("id", flat=True))
+    """Ids of the nodes that have not applied revision ``number`` yet."""
+    known = GatewayNode.objects.filter(seen_at__gt=timezone.now() - _FORGOTTEN).order_by("id")
+    nodes = list(known.values_list("id", "seen_at", "applied_revision"))
+    latest = max((seen_at for _, seen_at, _ in nodes), default=None)
+    return [
+        node
+        for node, seen_at, applied in nodes
+        if applied < number and latest is not None and seen_at > latest - _WAITED_FOR
+    ]

@@ -18,10 +18,25 @@ def _node(slot: int, applied: int, seen_s_ago: float = 0) -> GatewayNode:
     return GatewayNode.objects.create(id=f"host/{slot}", host="host", slot=slot, applied_revision=applied, seen_at=seen)
 
 
-def test_without_live_nodes_nobody_waits() -> None:
-    _node(0, applied=1, seen_s_ago=10)
-
+def test_nodes_that_are_long_gone_are_not_waited_for() -> None:
+    _node(0, applied=1, seen_s_ago=3700)
     assert wait_for_nodes(5, timeout_s=60) == []
+    _node(1, applied=5)
+    _node(2, applied=1, seen_s_ago=70)
+    assert wait_for_nodes(5, timeout_s=60) == []
+
+
+def test_a_node_that_was_silent_for_a_moment_still_counts() -> None:
+    _node(0, applied=5)
+    _node(1, applied=1, seen_s_ago=10)  # its agent starts anew
+    assert wait_for_nodes(5, timeout_s=0.05) == ["host/1"]
+
+
+def test_silence_of_all_nodes_is_taken_for_an_outage_of_the_database() -> None:
+    _node(0, applied=5, seen_s_ago=600)
+    _node(1, applied=4, seen_s_ago=601)
+    _node(2, applied=4, seen_s_ago=900)
+    assert wait_for_nodes(5, timeout_s=0.05) == ["host/1"]
 
 
 def test_nodes_that_have_it_already_are_not_waited_for() -> None:

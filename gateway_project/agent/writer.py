@@ -62,7 +62,7 @@ class Writer:
                 self._used[key_id] = max(at, self._used.get(key_id, 0.0))
 
     async def run(self) -> None:
-        """Until cancelled; then one last heartbeat and what is known of uses."""
+        """Until cancelled; then what is known of uses and workers: those that have left are no nodes any more."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._beat_forever(), name="heartbeats")
@@ -71,6 +71,7 @@ class Writer:
             try:
                 async with asyncio.timeout(2.0):
                     await self.beat()
+                    await self._try(_remove_nodes, self._node_name, [state.slot for state in self._states()])
                     await self.flush()
             except TimeoutError:
                 pass
@@ -130,6 +131,11 @@ def _node(name: str, state: NodeState, now: datetime) -> GatewayNode:
 def _store_nodes(nodes: list[GatewayNode]) -> None:
     fields = ["host", "slot", "pid", "applied_revision", "problems", "started_at", "seen_at"]
     GatewayNode.objects.bulk_create(nodes, update_conflicts=True, unique_fields=["id"], update_fields=fields)
+
+
+def _remove_nodes(name: str, but: list[int]) -> None:
+    """Those of this host that have ended in order: nobody shall wait for them (`core.propagation`)."""
+    GatewayNode.objects.filter(host=name).exclude(slot__in=but).delete()
 
 
 def _forget_old_nodes() -> None:
