@@ -75,6 +75,27 @@ def _die_with_parent() -> None:
     _libc.prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG; for PostgreSQL an immediate shutdown
 
 
+def _signal_family(pid: int, number: int) -> None:
+    """Signal a process and all that it has started, the children of PostgreSQL too, which lead sessions of their own.
+    One that is not stopped meanwhile might start more."""
+    if number != signal.SIGCONT:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    children = _children(pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    for child in children:
+        _signal_family(child, number)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(child) for thread in threads for child in (thread / "children").read_text().split()]  # proc(5)
+    except FileNotFoundError:  # ended meanwhile
+        return []
+
+
 class PrivateServer:
     """``start`` returns when the server answers; ``stop`` is its orderly end, ``kill`` is SIGKILL, ``freeze`` and
     ``thaw`` make it hang and go on."""
@@ -159,22 +180,20 @@ class PrivateServer:
 
     def _signal(self, number: int) -> None:
         if self._process is not None and self.is_running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+            _signal_family(self._process.pid, number)
 
     def _end(self, number: int) -> None:
         process, self._process = self._process, None
         if process is None:
             return
         if number == signal.SIGKILL:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)  # its children too: they hold what the next start needs
+            _signal_family(process.pid, number)  # its children too: they hold what the next start needs
         elif process.poll() is None:
             process.send_signal(number)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            _signal_family(process.pid, signal.SIGKILL)
             process.wait()
         if process.stdin is not None:
             process.stdin.close()
