@@ -2,7 +2,7 @@
 
 uvicorn's own class has no limit on the header section, none on its time, accepts ambiguous framing, and runs a task
 for every request. This one parses with the same parser, enforces rule 29 and RFC 9112 sections 3.2 and 6, and hands
-each request to the pipeline as an `Exchange` whose answer goes straight to the socket (docs/adr/0002).
+each request to the pipeline as an `Exchange` whose answer goes straight to the socket (docs/adr/0005).
 """
 
 from __future__ import annotations
