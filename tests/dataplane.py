@@ -89,6 +89,13 @@ class DataPlane:
 
     # --- the process ---
     def start(self) -> DataPlane:
+        self.start_process()
+        eventually(self._answers, START_TIMEOUT_S, "the worker's first answer")
+        if self._has_agent:
+            self.feed.wait_for_worker()
+        return self
+
+    def start_process(self) -> None:
         self._output = (self.directory / "worker.log").open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gateway_project.dataplane.worker"],
@@ -101,10 +108,6 @@ class DataPlane:
         assert self.process.stdin is not None
         self.process.stdin.write(self.settings.to_json())
         self.process.stdin.close()
-        eventually(self._answers, START_TIMEOUT_S, "the worker's first answer")
-        if self._has_agent:
-            self.feed.wait_for_worker()
-        return self
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.output()
