@@ -19,7 +19,7 @@ from access.addresses import EgressPolicy, TrustedProxies
 from access.cors import CorsPolicy
 from access.limits.local import FailureBuckets, LocalLimiter
 from core.context import Exchange
-from core.faults import GatewayFault, InternalFault
+from core.faults import ConnectFault, GatewayFault, InternalFault
 from core.problem import render
 from gateway_project.dataplane.access_log import AccessLog
 from gateway_project.dataplane.agent_link import AgentLink
@@ -83,7 +83,7 @@ class Gateway:
     async def startup(self) -> None:
         self.loop = asyncio.get_running_loop()
         connector = Connector(self.loop, EgressPolicy(self.settings.egress_allow).permits)
-        self.forwarder = Forwarder(connector, self.key_header, b"via: 1.1 portcullis\r\n", self.refuse)
+        self.forwarder = Forwarder(connector, self.key_header, b"via: 1.1 portcullis\r\n", self.refuse_forwarded)
         self.access_log = AccessLog(self.settings.access_log)
         self._renew_date()
         await self.link.start()
@@ -175,6 +175,14 @@ class Gateway:
         instance = exchange.raw_path[:2048].decode("ascii", "backslashreplace")
         status, fields, body = render(fault, instance, exchange.request_id.decode("ascii"))
         self.answer(exchange, status, fields, body)
+
+    def refuse_forwarded(self, exchange: Exchange, fault: GatewayFault) -> None:
+        """Answer with the fault of a forwarding. One that leads to no service leads to a process of our own: when that
+        one cannot be reached, the gateway has failed and not an upstream, and it will be back in a moment."""
+        if exchange.match is None and isinstance(fault, ConnectFault):
+            detail = "The gateway's process for this endpoint does not answer."
+            fault = InternalFault("dependency_unavailable", detail, retry_after_s=1)
+        self.refuse(exchange, fault)
 
     def unexpected(self, error: BaseException) -> InternalFault:
         """Our own mistake: the log gets the trace, the client a sentence."""
