@@ -182,6 +182,7 @@ class Traffic:
     make: Callable[[int, int], bytes]
     clients: int = 4
     connect: Callable[[int], Client] | None = None  # for the first connection of each client
+    timeout_s: float = 30.0
     results: list[Result] = field(default_factory=list)
     stop: Event = field(default_factory=Event)
 
@@ -214,6 +215,7 @@ class Traffic:
         """Whether the connection is still good."""
         sent_at = time.monotonic()
         try:
+            client.socket.settimeout(self.timeout_s)
             answer = client.send(data).answer()
         except (CutShort, OSError):
             self.results.append(Result(0, sent_at, time.monotonic()))
