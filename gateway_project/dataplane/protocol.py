@@ -151,7 +151,8 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
     def _head_continues(self, size: int) -> None:
         """The head did not end with this read. Reads are counted: the parser keeps a field back until it is whole."""
         if self.head_bytes <= 0:
-            self.deadline = self.now() + HEAD_TIMEOUT_S
+            if self.identity is not None:  # the first head has had its time since the connection was made
+                self.deadline = self.now() + HEAD_TIMEOUT_S
             self.head_bytes = 1 if self.head_bytes < 0 else size  # after the end of another it is only this read's rest
         else:
             self.head_bytes += size
@@ -228,8 +229,10 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         incoming = self.incoming
-        if incoming is not None and incoming.has_body and b"upgrade" in incoming.noted and self.parser.should_upgrade():
-            return  # the body is still to come: `_resume_body`
+        if incoming is not None and incoming.has_body:
+            if b"upgrade" in incoming.noted and self.parser.should_upgrade():
+                return  # the body is still to come: `_resume_body`
+            self.deadline = _NEVER  # from here on the upstream's time counts
         self.incoming = None
         self.target = b""
         self.begin_head()
@@ -274,7 +277,7 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         elif self.closes:
             self.linger()
         else:
-            self.deadline = self.now() + KEEP_ALIVE_S
+            self.deadline = self.now() + (KEEP_ALIVE_S if self.head_bytes <= 0 else HEAD_TIMEOUT_S)
             self.resume_reading()
 
     def _run(self, exchange: SocketExchange) -> None:
