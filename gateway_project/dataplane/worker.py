@@ -48,23 +48,28 @@ class WorkerServer(uvicorn.Server):
         super().__init__(config)
         self._gateway = gateway
         self._listener = listener
+        self._loop = asyncio.get_running_loop()
         gateway.connections = self.server_state.connections
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._gateway.is_draining:  # told twice: now
-            self.force_exit = self.should_exit = True
-            return
+        is_second = self._gateway.is_draining
         self._gateway.is_draining = True
-        self._gateway.loop.call_soon_threadsafe(self._begin_drain)
+        self._loop.call_soon_threadsafe(self._stop_now if is_second else self._begin_drain)
 
     def _begin_drain(self) -> None:
-        self._gateway.loop.call_later(GRACE_S, self._stop_queueing)
+        self._loop.call_later(GRACE_S, self._stop_queueing)
 
     def _stop_queueing(self) -> None:
         """Closing a socket resets the connections that the kernel still queues for it. So let the queue run dry first:
         with no backlog new clients are not taken in, and try again, where another worker takes them."""
         self._listener.listen(0)
-        self._gateway.loop.call_later(LAST_CALL_S, setattr, self, "should_exit", True)
+        self._loop.call_later(LAST_CALL_S, setattr, self, "should_exit", True)
+
+    def _stop_now(self) -> None:
+        """Told twice: what is in flight is void, but the log is still written to its end."""
+        self.should_exit = True
+        for connection in list(self._gateway.connections):
+            connection.transport.abort()
 
 
 async def serve(settings: WorkerSettings) -> None:
