@@ -1,10 +1,14 @@
 """Rows of services and routes → the wire records that agent and workers run on (`routing.records`)."""
 
+from collections.abc import Mapping
+from math import gcd
 from typing import Any
 
 from django.db.models import Prefetch, QuerySet
 
 from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
+
+MAX_TURNS = 100
 
 
 def services_to_compile() -> QuerySet[ServiceConfig]:
@@ -38,8 +42,29 @@ def _version(version: ServiceVersion) -> dict[str, Any]:
         "name": version.version,
         "weight": version.weight,
         "url": version.url,
-        "targets": [target.url for target in version.targets.all() if target.is_active],
+        "targets": turns({target.url: target.weight for target in version.targets.all() if target.is_active}),
     }
+
+
+def turns(weights: Mapping[str, int]) -> list[str]:
+    """The order in which targets take turns: each as often as its weight says, spread evenly (smooth weighted round
+    robin). A target with weight 0 takes none, unless all have it. Weights that need more than 100 turns are rounded."""
+    total = sum(weights.values())
+    if total == 0:  # nobody is preferred
+        return list(weights)
+    scale = min(1.0, MAX_TURNS / total)
+    shares = {url: max(1, round(weight * scale)) for url, weight in weights.items() if weight}
+    divisor = gcd(*shares.values())
+    shares = {url: share // divisor for url, share in shares.items()}
+    credit = dict.fromkeys(shares, 0)
+    order = []
+    for _ in range(sum(shares.values())):
+        for url, share in shares.items():
+            credit[url] += share
+        turn = max(credit, key=credit.__getitem__)
+        credit[turn] -= sum(shares.values())
+        order.append(turn)
+    return order
 
 
 def routes_to_compile() -> QuerySet[Route]:

@@ -56,7 +56,7 @@ class VersionRecord:
     name: str
     weight: int
     base_path: bytes
-    targets: tuple[TargetRecord, ...]  # never empty
+    targets: tuple[TargetRecord, ...]  # in the order in which they take turns; never empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,8 @@ class ServiceRecord:
 
 def _version(wire: Mapping[str, Any], prefix: bytes) -> VersionRecord:
     target, path = TargetRecord.from_url(wire["url"])
-    targets = tuple(TargetRecord.from_url(url)[0] for url in wire["targets"]) or (target,)
+    others = {url: TargetRecord.from_url(url)[0] for url in wire["targets"]}
+    targets = tuple(others[url] for url in wire["targets"]) or (target,)
     return VersionRecord(wire["name"], wire["weight"], path + prefix, targets)
 
 

@@ -38,7 +38,7 @@ class Pipeline:
         self._key_header = gateway.key_header
         self._prefix = gateway.settings.api_key_prefix.encode("ascii")
         self._matches = MatchMemory()
-        self._turn = 0  # of the targets of versions that have several
+        self._turns: dict[tuple[str, str], int] = {}  # of the targets of versions that have several
 
     def run(self, exchange: Exchange) -> None:
         """Take a request as far as its upstream, its queue or its answer. Raises GatewayFault."""
@@ -206,8 +206,9 @@ class Pipeline:
         if len(targets) == 1:
             target = targets[0]
         else:
-            self._turn += 1
-            target = targets[self._turn % len(targets)]
+            turn = self._turns.get((service.id, version.name), -1) + 1
+            self._turns[service.id, version.name] = turn
+            target = targets[turn % len(targets)]
         path = match.request_path(version, exchange.raw_path)
         return target, path if exchange.query is None else path + b"?" + exchange.query
 
