@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -91,7 +92,7 @@ class Connector:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, permits: Callable[[str], bool]) -> None:
         self.loop = loop
-        self.now = loop.time
+        self.now = time.monotonic  # not the loop's clock, which stands still while a callback runs
         self._permits = permits
         self._pools: dict[Origin, Pool] = {}
 
