@@ -122,7 +122,7 @@ class Child:
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL for whatever has not ended in time."""
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         try:
             await asyncio.wait_for(self._process.wait(), self.spec.stop_timeout_s)
         except TimeoutError:
@@ -135,7 +135,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
-    def _signal(self, number: int) -> None:
+    def signal(self, number: int) -> None:
         if self.is_alive:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
@@ -220,6 +220,11 @@ class KeptProcess:
             child = self.child
         if child is not None:
             await child.stop()
+
+    def signal(self, number: int) -> None:
+        """Not before it is ready: it may not have its handlers yet, and then the signal would end it."""
+        if self.child is not None and self.child.is_ready:
+            self.child.signal(number)
 
     def kill(self) -> None:
         self._is_stopping = True

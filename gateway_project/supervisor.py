@@ -1,7 +1,8 @@
 """Runs the processes of a host: starts them together, stops them in order, rolls the workers, says what happens.
 
 SIGTERM or SIGINT stops stage after stage: the workers drain first, while control and agent still serve them, and the
-agent goes last. A second one stops everything at once. SIGHUP replaces the workers one at a time.
+agent goes last. A second one stops everything at once. SIGHUP replaces the workers one at a time; SIGUSR1
+lets them open the access log anew.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGTERM, self._on_stop)
         loop.add_signal_handler(signal.SIGINT, self._on_stop)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_rotation)
 
     def _on_stop(self) -> None:
         if not self._stop.is_set():
@@ -90,6 +92,11 @@ class Supervisor:
             self._on_stop()
         elif self._roll is None or self._roll.done():
             self._roll = asyncio.create_task(self._roll_workers())
+
+    def _on_rotation(self) -> None:
+        """The access log was rotated: the workers open it anew."""
+        for kept in self._stages[0]:
+            kept.signal(signal.SIGUSR1)
 
     async def _roll_workers(self) -> None:
         for kept in self._stages[0]:

@@ -65,8 +65,7 @@ class Command(BaseCommand):
 
     def prepare(self) -> None:
         """Database and static files, before any process needs them. Raises CannotStart."""
-        if settings.EMBEDDED:
-            collect_if_stale()
+        collect_if_stale()
         os.umask(0o077)  # everything in VAR_DIR is this user's alone
         launch.prepare_database()
 
@@ -84,8 +83,8 @@ class Command(BaseCommand):
             self.prepare()
             launch.raise_descriptor_limit()
             setup_token = launch.make_setup_token()
-            if settings.WORKERS > 1 and not settings.REDIS_URL:
-                say("rate limits count per worker: REDIS_URL is not set and there are several workers")
+            if settings.WORKERS > 1:
+                say("rate limits count per worker: every worker admits each limit by itself")
             control = companions.control(settings.VAR_DIR / "control.sock")
             others = [control, *self._events_worker(has_events_worker), *self.extra_processes()]
             agent = companions.agent(settings.VAR_DIR / "agent.sock")
