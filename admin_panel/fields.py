@@ -61,11 +61,13 @@ class MethodsField(forms.MultipleChoiceField):
 
 
 class NumberField(forms.IntegerField):
-    """A whole number with its unit shown behind it; empty is None."""
+    """A whole number with its unit shown behind it; empty is None.
+
+    Not ``type="number"``: browsers send nothing at all for what is no number there, which would mean "none".
+    """
 
     def __init__(self, unit: str = "", **options: Any) -> None:
-        super().__init__(**options)
-        self.widget.attrs |= {"inputmode": "numeric"}
+        super().__init__(widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off"}), **options)
         self.unit = unit
 
 

@@ -192,7 +192,7 @@ class ApplicationForm(RowForm):
     allowed_versions = ListField(widget=ChipInput(placeholder="none"), initial=list(ANY), help_text="* for all.")
     endpoint_mode = forms.ChoiceField(
         label="Endpoints",
-        choices=[("all", "All endpoints of the allowed services"), ("listed", "Only the whitelist below")],
+        choices=[("all", "All endpoints of the allowed services"), ("listed", "Only those on its whitelist")],
         initial="all",
         widget=forms.RadioSelect,
     )

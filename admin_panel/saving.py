@@ -10,7 +10,7 @@ from django.http import HttpResponse
 
 from admin_panel.forms import RowForm
 from admin_panel.pages import Context, PanelRequest, fragment, page
-from admin_panel.wording import label, readable
+from admin_panel.wording import readable
 from core.faults import ClientFault, GatewayFault, PolicyDenied
 from core.models import ConfigChange, ConfigRevision, ConfigRow
 from core.revisions import Actor, revision
@@ -133,7 +133,7 @@ def conflict_between(current: ConfigRow, form: RowForm) -> Conflict:
         if theirs != mine:
             stored = current._meta.get_field(name).attname  # type: ignore[union-attr]
             before = "" if theirs is not None and hasattr(theirs, "pk") else readable(began.get(stored))
-            fields.append(FieldConflict(label(type(current), name), before, readable(theirs), readable(mine)))
+            fields.append(FieldConflict(str(form[name].label), before, readable(theirs), readable(mine)))
     return Conflict(fields, ConfigRevision.objects.filter(pk=current.revision).first())
 
 

@@ -3,9 +3,11 @@
 Counts live in Django's cache: the control process is one, so its memory is enough.
 """
 
-from ipaddress import IPv6Address, ip_address
-
+from django.conf import settings
 from django.core.cache import cache
+from django.http import HttpRequest
+
+from access.addresses import TrustedProxies, failure_bucket
 
 WINDOW_S = 15 * 60
 MOST_PER_ADDRESS = 30
@@ -33,14 +35,15 @@ def forget_account(username: str) -> None:
     cache.delete(_account_key(username))
 
 
+def client_address(request: HttpRequest) -> str:
+    """Who signs in: the peer, or whom a trusted proxy before the panel names (rule 24)."""
+    peer = str(request.META.get("REMOTE_ADDR") or "unknown")
+    named = request.headers.get("X-Forwarded-For", "").encode("latin-1", "replace")
+    return TrustedProxies(settings.TRUSTED_PROXIES).client(peer, [named] if named else [])
+
+
 def _address_key(address: str) -> str:
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return "signin:address:unknown"
-    if isinstance(parsed, IPv6Address):
-        return f"signin:address:{int(parsed) >> 64:x}"  # by /64, which one host may hold whole
-    return f"signin:address:{parsed}"
+    return f"signin:address:{failure_bucket(address)}"
 
 
 def _account_key(username: str) -> str:

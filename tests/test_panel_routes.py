@@ -69,6 +69,7 @@ def _takes(row: Route, path: str, host: bytes) -> bool:
         ({"path": "/api/a", "hosts": ["x"]}, {"path": "/api/a"}, False),
         ({"path": "/api/a", "hosts": ["x", "y"]}, {"path": "/api/a", "hosts": ["y"]}, True),
         ({"path": "/api/%61"}, {"path": "/api/a"}, True),
+        ({"path": "/api/*/b"}, {"path": "/api/{x}/b"}, True),
     ],
 )
 def test_routes_overlap_when_equally_specific_patterns_take_the_same_requests(

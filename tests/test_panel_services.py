@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from access.services import create_application
 from core.models import ConfigChange, ConfigRevision
 from routing.models import ServiceConfig, ServiceTarget, ServiceVersion
 from routing.services import create_route, create_target, set_weights, update_service
@@ -203,8 +204,10 @@ def test_deleting_says_what_goes_with_it_and_is_refused_while_routes_lead_there(
     assert not ServiceConfig.objects.exists()
 
 
-def test_a_service_is_switched_off_and_on(panel: Client) -> None:
+def test_a_service_is_switched_off_and_on_and_the_dialog_says_whom_it_hits(panel: Client) -> None:
     service = make_service("orders")
+    create_application(name="mobile", allowed_services=["*"], **BOB)
+    assert "1 application may use it: mobile" in text_of(panel.get(f"/services/{service.pk}/switch"))
     for wanted in (False, True):
         panel.post(f"/services/{service.pk}/switch", {"active": str(wanted).lower()})
         service.refresh_from_db()
@@ -247,4 +250,7 @@ def test_names_are_proposed_those_that_begin_so_first(panel: Client) -> None:
 def test_recent_changes_of_a_service_count_its_versions_in(panel: Client) -> None:
     service = make_service("orders", v1=100)
     assert ConfigChange.objects.count() == 2
-    assert "Created version orders v1" in text_of(panel.get(f"/services/{service.pk}"))
+    set_weights(service=service, weights={"v1": 5}, **BOB)
+    text = text_of(panel.get(f"/services/{service.pk}"))
+    assert "Created version orders v1" in text
+    assert "Updated version orders v1 : weight" in text

@@ -81,6 +81,16 @@ def test_an_address_is_held_back_whatever_names_it_tries() -> None:
     assert sign_in(Client()).status_code == 429
 
 
+def test_behind_a_trusted_proxy_the_client_is_held_back_and_not_the_proxy(settings: Any) -> None:
+    settings.TRUSTED_PROXIES = ["127.0.0.1"]
+    guesser, admin = ({"X-Forwarded-For": f"203.0.113.{last}"} for last in (7, 8))
+    typed = {"username": "ann", "password": PASSWORD}
+    for number in range(MOST_PER_ADDRESS):
+        Client().post("/login", {"username": f"user{number}", "password": "wrong"}, headers=guesser)
+    assert Client().post("/login", typed, headers=guesser).status_code == 429
+    assert Client().post("/login", typed, headers=admin).status_code == 302
+
+
 def test_a_success_forgives_the_account() -> None:
     for _ in range(MOST_PER_ACCOUNT - 1):
         sign_in(Client(), password="wrong")

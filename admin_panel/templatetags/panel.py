@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 
 from admin_panel.fields import ChipInput
 from admin_panel.traffic import series
-from admin_panel.wording import count_of, kind_name
+from admin_panel.wording import count_of, kind_name, label
 from core.models import ConfigChange, ConfigRow
 from keys.models import ApiKey
 from queues.models import QueuedTask
@@ -79,6 +79,17 @@ def took(task: QueuedTask) -> str:
         return "—"
     seconds = (task.finished_at - task.accepted_at).total_seconds()
     return f"{seconds:.1f} s" if seconds < 60 else _span(seconds) or "months"
+
+
+@register.filter
+def changed_fields(change: ConfigChange) -> str:
+    """``weight, is active``: what an update changed, the first three; empty for other operations."""
+    if not change.before or not change.after:
+        return ""
+    names = [name for name, value in change.after.items() if change.before.get(name) != value]
+    words = (label(None, name).removesuffix(" (ms)") for name in names[:3])
+    shown = ", ".join(word[0].lower() + word[1:] for word in words)
+    return shown + (" …" if len(names) > 3 else "")
 
 
 @register.simple_tag

@@ -23,7 +23,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
             return HttpResponseRedirect(after)
         return _form(request, after)
     username, password = request.POST.get("username", ""), request.POST.get("password", "")
-    address = request.META.get("REMOTE_ADDR", "")
+    address = throttle.client_address(request)
     if throttle.is_held_back(address, username):
         minutes = throttle.WINDOW_S // 60
         error = f"Too many failed attempts. Wait up to {minutes} minutes and try again."

@@ -5,7 +5,7 @@ from typing import Any
 from django.contrib import messages
 from django.db.models import Count, Q
 from django.http import HttpResponse
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from access import services as use_cases
 from access.models import Application, EndpointWhitelist
@@ -14,7 +14,8 @@ from admin_panel.forms import ApplicationForm, EntryForm
 from admin_panel.listing import listing, wants_rows_only
 from admin_panel.pages import PanelRequest, fragment, go_to, not_found, page
 from admin_panel.samples import curl, example_method, example_path
-from admin_panel.saving import Signature, confirm, edit, saving
+from admin_panel.saving import Signature, confirm, edit
+from admin_panel.wording import count_of
 from core.models import ConfigChange
 from queues.models import QueueRoute
 from routing.models import ServiceConfig
@@ -82,15 +83,24 @@ def application_edit(request: PanelRequest, pk: str) -> HttpResponse:
     return edit(request, ApplicationForm, _FORM, row=row, save=save, done=lambda _: go_to("application", pk))
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def application_switch(request: PanelRequest, pk: str) -> HttpResponse:
     row = _application(pk)
     if row is None:
         return not_found(request, "application")
     changes = {"is_active": request.POST.get("active") == "true"}
-    with saving(request) as signed:
-        use_cases.update_application(application=row, changes=changes, **signed)
-    return go_to("application", pk)
+    live = count_of(row.keys.filter(status__in=("active", "deprecated")).count(), "live key")
+    return confirm(
+        request,
+        "admin_panel/includes/deactivate.html",
+        act=lambda signed: use_cases.update_application(application=row, changes=changes, **signed),
+        done=lambda: go_to("application", pk),
+        context={
+            "row": row,
+            "url": request.path,
+            "effect": f"Its {live} and its public endpoints are refused within a second, until it is activated again.",
+        },
+    )
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

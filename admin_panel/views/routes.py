@@ -12,7 +12,7 @@ from admin_panel.listing import ROWS_PER_PAGE, Listing, wants_rows_only
 from admin_panel.pages import PanelRequest, fragment, go_to, not_found, page
 from admin_panel.route_order import matching_order, overlaps
 from admin_panel.samples import curl, example_method, example_path
-from admin_panel.saving import Signature, confirm, edit, saving
+from admin_panel.saving import Signature, confirm, edit
 from core.models import ConfigChange
 from routing import services as use_cases
 from routing.compile import compile_route
@@ -110,14 +110,20 @@ def route_preview(request: PanelRequest) -> HttpResponse:
     return fragment(request, "admin_panel/routes/preview.html", context)
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def route_switch(request: PanelRequest, pk: str) -> HttpResponse:
     row = _route(pk)
     if row is None:
         return not_found(request, "route")
-    with saving(request) as signed:
-        use_cases.update_route(route=row, changes={"is_active": request.POST.get("active") == "true"}, **signed)
-    return go_to("route", pk)
+    changes = {"is_active": request.POST.get("active") == "true"}
+    effect = f"Requests to {row.path} are answered 404: an inactive route keeps its place before others."
+    return confirm(
+        request,
+        "admin_panel/includes/deactivate.html",
+        act=lambda signed: use_cases.update_route(route=row, changes=changes, **signed),
+        done=lambda: go_to("route", pk),
+        context={"row": row, "url": request.path, "effect": effect},
+    )
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

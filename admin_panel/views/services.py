@@ -62,15 +62,25 @@ def service_edit(request: PanelRequest, pk: str) -> HttpResponse:
     return edit(request, ServiceForm, _FORM, row=row, save=save, done=lambda _: go_to("service", pk))
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def service_switch(request: PanelRequest, pk: str) -> HttpResponse:
-    """On or off, as the button said: ``active`` is what it shall be."""
+    """On or off, as ``active`` says; the dialog asks before it is switched off."""
     row = _service(pk)
     if row is None:
         return _missing(request)
-    with saving(request) as signed:
-        use_cases.update_service(service=row, changes={"is_active": request.POST.get("active") == "true"}, **signed)
-    return go_to("service", row.pk)
+    changes = {"is_active": request.POST.get("active") == "true"}
+    return confirm(
+        request,
+        "admin_panel/includes/deactivate.html",
+        act=lambda signed: use_cases.update_service(service=row, changes=changes, **signed),
+        done=lambda: go_to("service", pk),
+        context={
+            "row": row,
+            "url": request.path,
+            "effect": f"Requests to {row.name} are answered 404 on every node until it is activated again.",
+            "users": _applications_naming(row.name),
+        },
+    )
 
 
 @require_POST

@@ -33,13 +33,17 @@ def status(request: HttpRequest) -> HttpResponse:
         shown = config_status() if is_staff else _SIGNED_OUT
     except (OperationalError, InterfaceError):
         shown = _AWAY
-    return HttpResponse(render_to_string("admin_panel/includes/status.html", {"status": shown, "is_refresh": True}))
+    return HttpResponse(render_to_string("admin_panel/includes/status.html", {"status": shown}))
 
 
 @require_safe
 def acknowledged(request: PanelRequest, number: int) -> HttpResponse:
     """How a save ended: waits up to a second for every live node to run the revision."""
-    return fragment(request, "admin_panel/includes/toast_ending.html", {"ending": acknowledgement(number)})
+    return fragment(
+        request,
+        "admin_panel/includes/toast_ending.html",
+        {"ending": acknowledgement(number), "status": config_status()},
+    )
 
 
 @require_safe

@@ -40,6 +40,7 @@ def test_a_newcomer_is_led_from_nothing_to_a_key_that_works(open_panel: OpenPane
     save(page, "Create service")
     heading(page, "billing")
     expect(page.get_by_text("Saved as revision 1 · no node is running")).to_be_visible()
+    expect(page.get_by_role("link", name="config v1")).to_be_visible()
 
     page.get_by_role("link", name="Home").click()
     page.get_by_role("link", name="Add version").click()
@@ -51,7 +52,7 @@ def test_a_newcomer_is_led_from_nothing_to_a_key_that_works(open_panel: OpenPane
     page.get_by_role("link", name="Home").click()
     page.get_by_role("link", name="New application").click()
     page.get_by_label("Name").fill("mobile")
-    page.get_by_role("combobox", name="Allowed services").fill("billing")
+    page.get_by_role("combobox", name="Allowed services").press_sequentially("billing")
     page.get_by_role("combobox", name="Allowed services").press("Enter")
     expect(page.get_by_role("button", name="Remove billing")).to_be_visible()
     save(page, "Create application")
@@ -333,3 +334,36 @@ def test_tasks_appear_by_themselves(open_panel: OpenPanel) -> None:
     expect(page.locator("#task").get_by_text("Queued", exact=True)).to_be_visible()
     type(task).objects.filter(pk=task.pk).update(state="failed", error="SMTP 550", finished_at=task.accepted_at)
     expect(page.get_by_text("SMTP 550")).to_be_visible(timeout=10_000)
+
+
+def test_a_versions_menu_opens_over_everything_and_leads_on(open_panel: OpenPanel) -> None:
+    service = make_service("billing", v1=100)
+    page = open_panel(f"/services/{service.pk}")
+    page.get_by_role("button", name="Actions for v1").click()
+    page.get_by_role("button", name="Deactivate").last.click()
+    expect(page.get_by_role("cell", name="Inactive")).to_be_visible()
+    page.get_by_role("button", name="Actions for v1").click()
+    page.get_by_role("link", name="Add target").click()
+    page.get_by_label("Address").fill("http://10.0.0.9:8000")
+    save(page, "Add target")
+    expect(page.get_by_text("http://10.0.0.9:8000", exact=True)).to_be_visible()
+
+
+def test_pressing_a_button_twice_saves_once(open_panel: OpenPanel) -> None:
+    page = open_panel("/services/new")
+    page.get_by_label("Name", exact=True).fill("billing")
+    page.get_by_role("button", name="Create service").dblclick()
+    heading(page, "billing")
+    expect(page.get_by_text("Saved as revision 1")).to_be_visible()
+    assert ConfigRevision.objects.count() == 1
+
+
+def test_of_two_links_followed_in_haste_the_later_counts(open_panel: OpenPanel) -> None:
+    make_service("billing")
+    page = open_panel("/services")
+    page.evaluate(
+        "for (const path of ['/routes', '/applications', '/history'])"
+        " document.querySelector(`#nav a[href='${path}']`).click()"
+    )
+    heading(page, "History")
+    assert page.url.endswith("/history")

@@ -186,6 +186,19 @@ document.addEventListener("htmx:configRequest", (event) => {
   for (const [name, value] of [...event.detail.formData]) if (value === "") event.detail.formData.delete(name);
 });
 
+document.addEventListener("htmx:confirm", (event) => {
+  // A second press on a form's button must not save twice.
+  const { elt, verb } = event.detail;
+  if (verb === "post" && elt.classList.contains("htmx-request")) event.preventDefault();
+});
+
+// Of two links followed in haste the later counts: the page that the earlier asked for would take the later away.
+let awaited = null;
+
+document.addEventListener("htmx:beforeRequest", ({ detail: { target, xhr } }) => {
+  if (target.id === "main") awaited = xhr;
+});
+
 const isPoll = ({ elt, triggeringEvent }) => !triggeringEvent && /\bevery\b/.test(elt.getAttribute("hx-trigger") ?? "");
 
 document.addEventListener("htmx:beforeRequest", (event) => {
@@ -198,7 +211,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   // link in it waits for its answer, which would find neither itself nor its target any more.
   const isAwaited = all(".htmx-request", target).some((element) => element !== requestConfig.elt);
   const isHeld = isPoll(requestConfig) && target.contains(document.activeElement);
-  if (target.id !== "main" && (isAwaited || isHeld)) event.detail.shouldSwap = false;
+  if (target.id === "main" ? xhr !== awaited : isAwaited || isHeld) event.detail.shouldSwap = false;
   // Problem documents are for programs: show their sentence, keep the page.
   const type = xhr.getResponseHeader("Content-Type") ?? "";
   if (!type.includes("json")) return;
