@@ -8,10 +8,12 @@ flight is finished. SIGUSR1 reopens the access log.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import signal
 import socket
+import struct
 import sys
 from types import FrameType
 
@@ -23,9 +25,10 @@ from gateway_project.dataplane.protocol import ClientProtocol
 from gateway_project.dataplane.settings import WorkerSettings
 
 GRACE_S = 1.0
-LAST_CALL_S = 0.05
+LAST_CALL_S = 0.25  # for handshakes that have begun
 FINISH_S = 30
 BACKLOG = 2048
+_SO_ATTACH_FILTER = 26  # linux/asm-generic/socket.h; Python has no name for it
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -39,6 +42,20 @@ def listening_socket(host: str, port: int) -> socket.socket:
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def refuse_newcomers(listener: socket.socket) -> None:
+    """Have the kernel drop every SYN for a listening socket, so that nobody new is queued while handshakes that have
+    begun end well. Who is dropped tries again within a second, and another worker takes them."""
+    # Classic BPF over the TCP header (socket(7), SO_ATTACH_FILTER): load the flags; SYN? drop : keep.
+    program = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
+    try:
+        listener.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code))
+        )
+    except OSError:  # a kernel without: a queue of one is the least that there is
+        listener.listen(0)
 
 
 class WorkerServer(uvicorn.Server):
@@ -60,9 +77,8 @@ class WorkerServer(uvicorn.Server):
         self._loop.call_later(GRACE_S, self._stop_queueing)
 
     def _stop_queueing(self) -> None:
-        """Closing a socket resets the connections that the kernel still queues for it. So let the queue run dry first:
-        with no backlog new clients are not taken in, and try again, where another worker takes them."""
-        self._listener.listen(0)
+        """Closing a socket resets the connections that the kernel queues for it, so the queue must run dry first."""
+        refuse_newcomers(self._listener)
         self._loop.call_later(LAST_CALL_S, setattr, self, "should_exit", True)
 
     def _stop_now(self) -> None:
