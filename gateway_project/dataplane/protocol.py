@@ -106,7 +106,7 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         self.closes = True
         if self.identity is None and self.current is None:
             self.deadline = self.now() + NEWCOMER_S
-        elif self.current is None and self.head_bytes <= 0:
+        elif self.current is None and self.head_bytes <= 0 and not self.is_lingering:
             self.transport.close()
 
     def sweep(self, now: float) -> None:
@@ -127,17 +127,35 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            # An upgrade that we do not follow is ignored (RFC 9110 section 7.8); what comes after is the next request.
-            rest = data[upgrade.args[0] :]
-            if self.incoming is not None:
-                self._resume_body(self.incoming)
-            if rest:
-                self.data_received(rest)
+            rest = memoryview(data)[upgrade.args[0] :]
         except HttpParserError as error:
             self._parsing_failed(error)
+            return
         else:
             if self.incoming is None and (self.target or self.head_bytes > 0):
                 self._head_continues(len(data))
+            return
+        self._ignore_upgrades(rest)
+
+    def _ignore_upgrades(self, rest: memoryview) -> None:
+        """An upgrade that we do not follow is ignored (RFC 9110 section 7.8). ``rest`` is what came after its head: its
+        body, the next request, and maybe thousands more, so this is a loop."""
+        while True:
+            if self.incoming is not None:
+                self._resume_body(self.incoming)
+            if not rest or self.is_lingering:
+                return
+            try:
+                self.parser.feed_data(rest)
+            except HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            except HttpParserError as error:
+                self._parsing_failed(error)
+                return
+            else:
+                if self.incoming is None and (self.target or self.head_bytes > 0):
+                    self._head_continues(len(rest))
+                return
 
     def _resume_body(self, exchange: SocketExchange) -> None:
         """The parser stops at a request to upgrade as if its body were another protocol's. We stay with HTTP, so
