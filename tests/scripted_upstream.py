@@ -83,9 +83,10 @@ class Peer:
         return Seen(line, [(name, value) for name, _, value in parts], b"", self.number)
 
     def read(self, size: int) -> bytes:
-        """That many bytes, or fewer when the connection ends."""
-        while len(self._buffer) < size and self._fill():
-            pass
+        """Exactly that many bytes. Raises ConnectionAbortedError, which ends the script, when the gateway leaves."""
+        while len(self._buffer) < size:
+            if not self._fill():
+                raise ConnectionAbortedError
         data, self._buffer = self._buffer[:size], self._buffer[size:]
         return data
 
@@ -106,7 +107,7 @@ class Peer:
     def _line(self) -> bytes:
         while b"\r\n" not in self._buffer:
             if not self._fill():
-                return b"0"
+                raise ConnectionAbortedError
         line, _, self._buffer = self._buffer.partition(b"\r\n")
         return line
 

@@ -390,6 +390,14 @@ def test_an_upgrade_is_ignored_and_the_request_served(
     assert not seen.names & {"upgrade", "http2-settings", "connection"}
 
 
+def test_thousands_of_upgrades_in_one_read_are_ignored_one_by_one(plane: DataPlane) -> None:
+    ask = request("GET", "/health", "Connection: upgrade", "Upgrade: h2c", host="a")
+    with plane.connect() as client:
+        client.send(ask * 2500)
+        for _ in range(2500):
+            assert client.answer().status == 200
+
+
 # --- Expect ----------------------------------------------------------------------------------------------------------
 def test_a_client_that_awaits_100_gets_it_when_its_request_is_accepted(plane: DataPlane, upstream: Upstream) -> None:
     with plane.connect() as client:
