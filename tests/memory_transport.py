@@ -25,6 +25,10 @@ class MemoryTransport(asyncio.Transport):
         self.is_reading_paused = False
         self.ended = ""  # "closed" or "aborted"; "shut" when only our side has ended
 
+    @property
+    def is_open(self) -> bool:
+        return not self.ended
+
     def write(self, data: Any) -> None:
         self.written += bytes(data)
 
