@@ -21,7 +21,6 @@ BESIDE_THE_GATEWAY = "## Beside the gateway"  # what follows in docs/settings.md
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|sh|lock|png|yml|txt))`")
-_SETTING_READERS = {"_number", "_networks", "_setting"}
 
 
 def prose(document: Path) -> str:
@@ -92,10 +91,8 @@ def settings_read() -> set[str]:
     for node in ast.walk(ast.parse((ROOT / "gateway_project/settings.py").read_text())):
         if not isinstance(node, ast.Call):
             continue
-        reads = isinstance(node.func, ast.Name) and node.func.id in _SETTING_READERS
-        reads = reads or (isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "env")
-        if reads:
-            names |= {each.value for each in node.args[:2] if isinstance(each, ast.Constant)}
+        if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "env":
+            names |= {each.value for each in node.args[:1] if isinstance(each, ast.Constant)}
     return {str(name) for name in names if re.fullmatch(r"[A-Z][A-Z0-9_]*", str(name))}
 
 
@@ -108,7 +105,7 @@ def test_every_setting_is_documented_and_every_documented_one_is_read() -> None:
 
 def test_documented_defaults_are_those_of_the_source() -> None:
     source = (ROOT / "gateway_project/settings.py").read_text()
-    numbers = re.findall(r'_number\("(\w+)", ([\d_ *]+),', source)
+    numbers = re.findall(r'env\.number\("(\w+)", ([\d_ *]+),', source)
     defaults = {name: eval(value) for name, value in numbers}
     documented = {row[0].strip("`"): row[1] for row in rows((DOCS / "settings.md").read_text())}
     assert {name: documented[name] for name in defaults} == {name: str(value) for name, value in defaults.items()}
