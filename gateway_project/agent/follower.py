@@ -199,4 +199,4 @@ def _listen_parameters() -> dict[str, Any]:
     if settings.DATABASE_LISTEN_URL:
         return {"conninfo": settings.DATABASE_LISTEN_URL, **common}
     parameters = connections.create_connection("default").get_connection_params()
-    return {name: value for name, value in parameters.items() if isinstance(value, str)} | common
+    return {name: value for name, value in parameters.items() if isinstance(value, str | int)} | common
