@@ -9,9 +9,12 @@ from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from access.models import Application
+from access.services import create_application
 from admin_panel.middleware import POLICY
 from core.models import GatewayNode
-from tests.panel_client import HTMX, make_everything, make_service, pages_of, text_of
+from routing.services import create_route
+from tests.panel_client import BOB, HTMX, make_everything, make_service, pages_of, text_of
 
 
 class Markup(HTMLParser):
@@ -166,3 +169,15 @@ def test_while_the_database_is_away_the_header_says_so(database_away: Client) ->
     answer = database_away.get("/status", headers=HTMX)
     assert answer.status_code == 200
     assert "database away" in text_of(answer)
+
+
+def test_the_command_to_try_is_one_that_can_succeed(panel: Client) -> None:
+    """A service with explicit routes has no implicit one (rule 2)."""
+    orders = make_service("orders", v1=100)
+    create_route(name="a", path="/api/shop/*", hosts=["shop.example"], service=orders, **BOB)
+    assert "/api/v1/orders/" not in text_of(panel.get("/"))
+    create_route(name="b", path="/api/v1/orders/{id}", methods=["PUT"], service=orders, **BOB)
+    create_application(name="web", allowed_services=["orders"], **BOB)
+    for url in ("/", f"/services/{orders.pk}", f"/applications/{Application.objects.get().pk}"):
+        assert "curl -i -X PUT" in text_of(panel.get(url)), url
+        assert "/api/v1/orders/id" in text_of(panel.get(url)), url

@@ -13,7 +13,7 @@ from access.services import StoredEntry
 from admin_panel.forms import ApplicationForm, EntryForm
 from admin_panel.listing import listing, wants_rows_only
 from admin_panel.pages import PanelRequest, fragment, go_to, not_found, page
-from admin_panel.samples import curl, example_method, example_path
+from admin_panel.samples import curl, example_method, example_path, first_call
 from admin_panel.saving import Signature, confirm, edit
 from admin_panel.wording import count_of
 from core.models import ConfigChange
@@ -199,8 +199,5 @@ def _sample(request: PanelRequest, row: Application, entries: list[EndpointWhite
         entry = entries[0]
         key = {"key": ""} if entry.is_public else {}
         return curl(request, example_path(entry.endpoint_path), example_method(entry.allowed_methods), **key)
-    named = [name for name in row.allowed_services if name != "*"]
-    if not row.allowed_services:
-        return ""
-    first = ServiceConfig.objects.filter(**({"name__in": named} if named else {})).order_by("pk").first()
-    return curl(request, f"/api/v1/{first.name}/") if first else ""
+    call = first_call(row.allowed_services)
+    return curl(request, call.path, call.method) if call else ""

@@ -11,17 +11,15 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_safe
 
-from access.models import Application
 from admin_panel.forms import KeyForm
 from admin_panel.listing import listing, wants_rows_only
 from admin_panel.pages import PanelRequest, fragment, go_to, not_found, page
-from admin_panel.samples import curl
+from admin_panel.samples import Call, curl, first_call
 from admin_panel.saving import Signature, announce, confirm, signature
 from core.faults import ClientFault, PolicyDenied
 from core.models import ConfigChange
 from keys import services as use_cases
 from keys.models import ApiKey
-from routing.models import ServiceConfig
 
 _FORM = "admin_panel/keys/form.html"
 _LOOKUP_LENGTH = 10
@@ -86,9 +84,10 @@ def key_new(request: PanelRequest) -> HttpResponse:
         form.take(fault)
         return page(request, _FORM, {"form": form}, status=fault.status)
     announce(request, issued.row.revision)
-    path = _callable_path(issued.row.application)
+    owner = issued.row.application
+    call = first_call(owner.allowed_services if owner else []) or Call("/api/v1/SERVICE/")
     context = {"row": issued.row, "key": issued.key, "warning": issued.warning}
-    context["sample"] = curl(request, path, key=issued.key)
+    context["sample"] = curl(request, call.path, call.method, key=issued.key)
     response = page(request, "admin_panel/keys/created.html", context)
     response.headers["Cache-Control"] = "no-store"
     response.headers["HX-Push-Url"] = "false"
@@ -127,11 +126,3 @@ def _confirmed(request: PanelRequest, pk: str, action: str, use_case: Callable[.
 
 def _key(pk: str) -> ApiKey | None:
     return ApiKey.objects.select_related("application", "user").filter(pk=pk).first()
-
-
-def _callable_path(application: Application | None) -> str:
-    """A path to try a new key on."""
-    allowed = application.allowed_services if application else []
-    services = ServiceConfig.objects.filter(is_active=True).order_by("pk")
-    found = services.first() if "*" in allowed else services.filter(name__in=allowed).first()
-    return f"/api/v1/{found.name}/" if found else "/api/v1/…/"

@@ -10,7 +10,7 @@ from access.models import Application
 from admin_panel.forms import ServiceForm
 from admin_panel.listing import listing, wants_rows_only
 from admin_panel.pages import PanelRequest, fragment, go_to, not_found, page
-from admin_panel.samples import curl
+from admin_panel.samples import call_of, curl
 from admin_panel.saving import Signature, confirm, edit, saving
 from admin_panel.traffic import answers_by_default, shares
 from core.faults import ClientFault
@@ -139,6 +139,7 @@ def _detail(request: PanelRequest, row: ServiceConfig) -> dict[str, object]:
     routes = list(row.routes.order_by("name"))
     parts = [row.pk, *(version.pk for version in versions)]
     parts += [target.pk for version in versions for target in version.targets.all()]
+    call = call_of(row) if row.is_active else None
     falls = {share.name: share for share in shares(versions)}
     return {
         "row": row,
@@ -148,9 +149,8 @@ def _detail(request: PanelRequest, row: ServiceConfig) -> dict[str, object]:
         "total_weight": sum(share.weight for share in falls.values()),
         "by_default": answers_by_default(row, versions),
         "routes": routes,
-        "is_implicit": row.implicit_route or not routes,
         "users": _applications_naming(row.name),
-        "sample": curl(request, f"/api/v1/{row.name}/"),
+        "sample": curl(request, call.path, call.method) if call else "",
         "recent": ConfigChange.objects.filter(object_id__in=parts).select_related("revision").order_by("-pk")[:_RECENT],
     }
 

@@ -8,7 +8,7 @@ from django.views.decorators.http import require_safe
 
 from access.models import Application
 from admin_panel.pages import PanelRequest, page
-from admin_panel.samples import curl
+from admin_panel.samples import curl, first_call
 from admin_panel.status import live_nodes
 from core.models import ConfigRevision
 from keys.models import ApiKey
@@ -16,6 +16,7 @@ from queues.models import QueueRoute
 from routing.models import Route, ServiceConfig, ServiceVersion
 
 LATEST = 8
+_MOST_APPLICATIONS = 20  # asked for a sample call
 _LIVE = ("active", "deprecated")
 
 
@@ -75,15 +76,11 @@ def _steps() -> list[Step]:
 
 
 def _sample(request: PanelRequest) -> str:
-    """A call that can succeed: of a service that some application may use."""
-    services = ServiceConfig.objects.filter(is_active=True).order_by("pk")
-    for application in Application.objects.filter(is_active=True).order_by("pk")[:20]:
-        allowed = application.allowed_services
-        found = services.first() if "*" in allowed else services.filter(name__in=allowed).first()
-        if found is not None:
-            return curl(request, f"/api/v1/{found.name}/")
-    first = services.first()
-    return curl(request, f"/api/v1/{first.name}/") if first else ""
+    """A call that can succeed: of an application that may make one, else to any service."""
+    allowed = Application.objects.filter(is_active=True).order_by("pk").values_list("allowed_services", flat=True)
+    calls = (first_call(names) for names in (*allowed[:_MOST_APPLICATIONS], ["*"]))
+    call = next(filter(None, calls), None)
+    return curl(request, call.path, call.method) if call else ""
 
 
 def _tiles() -> list[tuple[str, int, str]]:
