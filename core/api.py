@@ -30,6 +30,7 @@ from core.validation import is_storable
 AnyRow = TypeVar("AnyRow", bound=Model)
 Row = TypeVar("Row", bound=ConfigRow)
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')
+_REVISION = re.compile(r"[0-9]{1,18}")
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,6})\"?\s*(?=$|[,;])", re.IGNORECASE)
 _MAX_WAIT_S = 10.0
 _MAX_REASON = 500
@@ -81,7 +82,7 @@ def _entity_tags(header: str, *, weak: bool) -> list[int]:
     tags = [_ENTITY_TAG.fullmatch(tag.strip()) for tag in header.split(",")]
     if not all(tags):
         raise ClientFault("bad_request", 'If-Match and If-None-Match hold entity tags in quotes, such as "42".')
-    return [int(tag[2]) for tag in tags if tag and tag[2].isascii() and tag[2].isdigit() and (weak or not tag[1])]
+    return [int(tag[2]) for tag in tags if tag and _REVISION.fullmatch(tag[2]) and (weak or not tag[1])]
 
 
 def settle(request: HttpRequest | Request, response: Response, numbers: list[int]) -> Response:

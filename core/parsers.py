@@ -13,10 +13,11 @@ from rest_framework.request import Request
 from core.faults import ClientFault
 
 MAX_BODY = 1024 * 1024
+MAX_DEPTH = 32  # nothing that admins send is nested deeper than three levels
 
 
 class StrictJSONParser(BaseParser):
-    """UTF-8 JSON as RFC 8259 has it: no NaN, no half surrogate pairs, and no NUL, which no column takes."""
+    """UTF-8 JSON as RFC 8259 has it: no NaN, no half surrogate pairs, no NUL, which no column takes, no depths."""
 
     media_type = "application/json"
 
@@ -30,23 +31,22 @@ class StrictJSONParser(BaseParser):
             document = orjson.loads(data)
         except orjson.JSONDecodeError as error:
             raise ClientFault("bad_request", f"The body is not valid JSON: {error}.") from None
-        if b"\\u0000" in data and _holds_nul(document):
-            raise ClientFault("bad_request", "The body holds a NUL character.")
+        if b"\\u0000" in data or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+            _check_values(document)
         return document
 
 
-def _holds_nul(document: Any) -> bool:
-    waiting = [document]
+def _check_values(document: Any) -> None:
+    waiting = [(document, 0)]
     while waiting:
-        value = waiting.pop()
+        value, depth = waiting.pop()
         if isinstance(value, str) and "\x00" in value:
-            return True
-        if isinstance(value, dict):
-            waiting.extend(value.keys())
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-    return False
+            raise ClientFault("bad_request", "The body holds a NUL character.")
+        if isinstance(value, dict | list):
+            if depth == MAX_DEPTH:  # whoever looks at it recursively would fail
+                raise ClientFault("bad_request", f"The body is nested deeper than {MAX_DEPTH} levels.")
+            inner = [*value, *value.values()] if isinstance(value, dict) else value
+            waiting.extend((each, depth + 1) for each in inner)
 
 
 class AlwaysJSON(BaseContentNegotiation):

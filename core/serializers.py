@@ -10,6 +10,7 @@ from rest_framework import serializers
 
 from core.api_problems import camel
 from core.models import ConfigRow
+from core.validation import LIST_LIMIT
 
 Row = TypeVar("Row", bound=models.Model)
 _LAST_MS = 253_402_300_799_999  # the end of the year 9999
@@ -60,8 +61,16 @@ def epoch_ms(value: datetime) -> int:
     return round(value.timestamp() * 1000)
 
 
+class _TextList(serializers.ListField):
+    def to_internal_value(self, data: Any) -> list[Any]:
+        if isinstance(data, list) and len(data) > LIST_LIMIT:  # before it looks at each of them
+            self.fail("too_long")
+        return super().to_internal_value(data)
+
+
 def text_list(**options: Any) -> serializers.ListField:
-    return serializers.ListField(child=Text(allow_blank=False), **options)
+    too_long = {"too_long": f"At most {LIST_LIMIT} entries are allowed."}
+    return _TextList(child=Text(allow_blank=False), error_messages=too_long, **options)
 
 
 class StrictSerializer(serializers.Serializer[Any]):

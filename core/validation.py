@@ -13,7 +13,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
 METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")  # RFC 9110 section 9.1 allows more; no method in use needs it
 _RESERVED_NAMES = re.compile(r"tasks|management|auth|v[0-9]+")
-_LIST_LIMIT = 1000
+LIST_LIMIT = 1000
 
 
 class FieldErrors:
@@ -58,8 +58,8 @@ class FieldErrors:
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             self.add(field, "This must be a list of strings.")
             return
-        if len(values) > _LIST_LIMIT:
-            self.add(field, f"At most {_LIST_LIMIT} entries are allowed.")
+        if len(values) > LIST_LIMIT:
+            self.add(field, f"At most {LIST_LIMIT} entries are allowed.")
             return
         for value in values:
             if not (star and value == "*") and not pattern.fullmatch(value):

@@ -11,6 +11,7 @@ from queues.models import QueueRoute
 from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
 from routing.services import ROUTE_FIELDS, SERVICE_FIELDS, TARGET_FIELDS, VERSION_FIELDS
 
+_LONGEST_S = 10**9  # far beyond what is allowed, and still a number in milliseconds
 _ALIASES = {"url": "defaultUrl", "health_endpoint": "healthEndpoint", "timeout": "requestTimeoutMs"}
 
 
@@ -46,9 +47,14 @@ def _without_aliases(data: dict[str, Any]) -> dict[str, Any]:
         value = plain.pop(alias)
         if name in data:
             raise serializers.ValidationError({alias: [f"This is another word for {name}, which stands here too."]})
-        is_seconds = alias == "timeout" and isinstance(value, int | float) and not isinstance(value, bool)
-        plain[name] = round(value * 1000) if is_seconds else value
+        plain[name] = _milliseconds(value) if alias == "timeout" else value
     return plain
+
+
+def _milliseconds(seconds: Any) -> Any:
+    """What is no number of seconds stays as it is, for the field to refuse."""
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    return round(seconds * 1000) if is_number and abs(seconds) < _LONGEST_S else seconds
 
 
 @extend_schema_serializer(

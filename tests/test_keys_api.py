@@ -172,7 +172,18 @@ def test_whatever_is_wrong_with_a_key_the_answer_is_the_same(api: APIClient) -> 
         assert (answer.status_code, answer.json()) == (200, {"isValid": False, "reason": "invalid_key"})
 
 
-@pytest.mark.parametrize("body", [{}, {"key": None}, {"key": 5}, {"key": "x", "scopes": "y"}, {"key": "a" * 1001}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"key": None},
+        {"key": 5},
+        {"key": "x", "scopes": "y"},
+        {"key": "a" * 1001},
+        {"key": "x", "scopes": [[["y"]]]},
+        {"key": "x", "scopes": ["y"] * 1001},
+    ],
+)
 def test_validation_of_nothing_is_refused(body: dict[str, Any], api: APIClient) -> None:
     problem_of(APIClient().post("/validate", body), 422, "invalid_field")
 
