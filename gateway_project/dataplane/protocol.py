@@ -27,9 +27,11 @@ HEAD_TIMEOUT_S = 10.0
 BODY_IDLE_S = 30.0
 KEEP_ALIVE_S = 75.0
 LINGER_S = 2.0
+FLUSH_S = 30.0  # for the client to take what has been written
 NEWCOMER_S = 1.0  # for the first request of a connection that was made while the worker stopped
 BUFFER_LIMIT = 64 * 1024  # of a request's body while nobody takes it
 DRAIN_LIMIT = 64 * 1024  # of a body that nobody wants: read and forget, so that the connection can go on
+MAX_WAITING = 1000  # pipelined requests: each takes memory before it is looked at
 _NEVER = float("inf")
 _REFUSED_METHODS = (b"CONNECT", b"TRACE")
 
@@ -73,6 +75,7 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         self.is_write_paused = False
         self.closes = False  # after the current answer
         self.is_lingering = False
+        self.flush_by = 0.0
         self.is_resuming = False
         self.deadline = self.now() + HEAD_TIMEOUT_S
 
@@ -107,18 +110,23 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         if self.identity is None and self.current is None:
             self.deadline = self.now() + NEWCOMER_S
         elif self.current is None and self.head_bytes <= 0 and not self.is_lingering:
-            self.transport.close()
+            self._close()
 
     def sweep(self, now: float) -> None:
-        """A time limit has passed: rule 29's for the head, the idle limit for the body, keep-alive, lingering."""
+        """A time limit has passed: rule 29's for the head, the idle limit for the body, keep-alive, lingering, or the
+        client's time for taking its answers."""
         self.deadline = _NEVER
         incoming = self.incoming
-        if self.is_lingering or (incoming is None and self.head_bytes <= 0):
-            self.transport.abort() if self.is_lingering else self.transport.close()
-        elif incoming is None:
+        if self.is_lingering and self.transport.get_write_buffer_size() and now < self.flush_by:
+            self.deadline = now + LINGER_S
+        elif self.is_lingering or self.is_write_paused or self.transport.is_closing():
+            self.transport.abort()
+        elif incoming is not None:
+            incoming.body_failed(ClientFault("request_timeout", "The body did not arrive in time."))
+        elif self.head_bytes > 0:
             self.refuse_connection(ClientFault("request_timeout", "The header section did not arrive in time."))
         else:
-            incoming.body_failed(ClientFault("request_timeout", "The body did not arrive in time."))
+            self._close()
 
     # --- bytes in ---
     def data_received(self, data: bytes) -> None:
@@ -236,9 +244,12 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         if self.current is None:
             self.current = exchange
             self.gateway.handle(exchange)
-        else:
+        elif len(self.waiting) < MAX_WAITING:
             self.waiting.append(exchange)
             self.pause_reading()
+        else:
+            self.incoming = None
+            raise ClientFault("bad_request", f"More than {MAX_WAITING} requests wait on this connection.")
 
     def on_body(self, data: bytes) -> None:
         incoming = self.incoming
@@ -274,16 +285,26 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_write_paused = False
-        if self.current is not None and self.current.sink is not None:
-            self.current.sink.client_ready()
+        current = self.current
+        if current is None:
+            return
+        if current.is_answered:
+            if current.is_body_complete or not current.has_body:
+                self.exchange_done(current)
+        elif current.sink is not None:
+            current.sink.client_ready()
 
     # --- after an answer ---
     def exchange_done(self, exchange: SocketExchange) -> None:
         """The answer is out and the request is read to its end: on to the next, or close."""
+        if self.is_write_paused:  # no further answer for a client that does not take this one: `resume_writing`
+            self.pause_reading()
+            self.deadline = self.now() + FLUSH_S
+            return
         self.current = None
         if exchange.closes:
             if exchange.is_last:
-                self.transport.close()
+                self._close()
             else:
                 self.linger()
         elif self.waiting:
@@ -306,13 +327,19 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         else:
             self.gateway.handle(exchange)
 
+    def _close(self) -> None:
+        """Close when the client has taken what is written, but do not wait for ever."""
+        self.deadline = self.now() + FLUSH_S
+        self.transport.close()
+
     def linger(self) -> None:
         """Close without destroying the answer: a client that is still sending would get a reset and lose it
         (RFC 9112 section 9.6). So: end our side, read and forget for a moment, then close."""
         self.current = None
         self.is_lingering = True
         self.resume_reading()
-        self.deadline = self.now() + LINGER_S
+        now = self.now()
+        self.deadline, self.flush_by = now + LINGER_S, now + FLUSH_S
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
