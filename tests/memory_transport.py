@@ -22,6 +22,7 @@ class MemoryTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__({"peername": ("192.0.2.1", 1234)})
         self.written = b""
+        self.unsent = 0  # of what was written, as if the other end did not take it
         self.is_reading_paused = False
         self.ended = ""  # "closed" or "aborted"; "shut" when only our side has ended
 
@@ -31,6 +32,9 @@ class MemoryTransport(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         self.written += bytes(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def write_eof(self) -> None:
         self.ended = self.ended or "shut"

@@ -1,10 +1,12 @@
 """How requests are framed, and what is refused because two readers could frame it differently (RFC 9112; rule 29)."""
 
+import threading
+
 import pytest
 
 from tests.dataplane import DataPlane
 from tests.raw_http import CutShort, chunked, request
-from tests.scripted_upstream import OK, Peer, Upstream, closing, replying
+from tests.scripted_upstream import OK, TIMEOUT_S, Peer, Upstream, closing, replying
 
 
 @pytest.fixture(scope="module")
@@ -441,6 +443,27 @@ def test_500_pipelined_requests_are_answered_in_order(plane: DataPlane, echo: Up
         client.send(b"".join(asks))
         for number in range(500):
             assert client.answer().body == b"/%d" % number
+
+
+def test_more_requests_than_a_connection_may_have_waiting_are_refused(plane: DataPlane) -> None:
+    """Each takes memory before it is looked at. Those before the limit are answered."""
+    may_answer = threading.Event()
+
+    def script(peer: Peer) -> None:
+        assert may_answer.wait(TIMEOUT_S)
+        echo_target(peer)
+
+    upstream = plane.serve(script)
+    ask = plane.request("GET", f"{upstream.path}/x")
+    with plane.connect() as client:
+        client.send_what_is_taken(ask + request("GET", "/health", host="a") * 3000)
+        may_answer.set()
+        assert client.answer().body == b"/x"
+        served = 0
+        while (answer := client.answer()).status == 200:
+            served += 1
+        assert (answer.status, answer.field("connection")) == (400, "close")
+        assert served == 1000
 
 
 def test_pipelined_requests_with_bodies_are_answered_in_order(plane: DataPlane, echo: Upstream) -> None:

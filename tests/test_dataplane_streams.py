@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from tests.dataplane import DataPlane
 from tests.gateway_process import eventually
 from tests.raw_http import CutShort
-from tests.scripted_upstream import OK, TIMEOUT_S, Peer, Upstream
+from tests.scripted_upstream import OK, TIMEOUT_S, Peer, Upstream, replying
 from tests.wires import route_wire
 
 MIB = 1024 * 1024
@@ -123,13 +123,13 @@ def test_100_mib_come_down_whole_in_flat_memory(plane: DataPlane, framing: str) 
 
 
 # --- back-pressure ---------------------------------------------------------------------------------------------------
-def stalls(count: list[int], timeout_s: float = TIMEOUT_S) -> None:
+def stalls(count: Callable[[], int], timeout_s: float = TIMEOUT_S) -> None:
     """Waits until the count has not moved for half a second."""
     deadline = time.monotonic() + timeout_s
     last = -1
-    while last != count[0]:
+    while last != (now := count()):
         assert time.monotonic() < deadline, "nothing held it up"
-        last = count[0]
+        last = now
         time.sleep(0.5)
 
 
@@ -147,7 +147,7 @@ def test_an_upstream_is_held_up_while_the_client_does_not_read(plane: DataPlane)
     upstream = plane.serve(script)
     with plane.connect(receive_buffer=64 * 1024) as client, Memory(plane) as memory:
         _, body = client.send(plane.request("GET", f"{upstream.path}/x")).begin_answer()
-        stalls(sent)
+        stalls(lambda: sent[0])
         assert sent[0] < SIZE / 2
         assert digest_of(body) == digest_of(pieces_of(SIZE))
     assert memory.growth_mib <= GROWTH_MIB
@@ -172,11 +172,28 @@ def test_a_client_is_held_up_while_the_upstream_does_not_read(plane: DataPlane) 
 
         thread = threading.Thread(target=upload)
         thread.start()
-        stalls(sent)
+        stalls(lambda: sent[0])
         assert sent[0] < SIZE / 2
         may_read.set()
         assert client.answer("POST").body.decode() == digest_of(pieces_of(SIZE))
         thread.join()
+    assert memory.growth_mib <= GROWTH_MIB
+
+
+def test_a_client_that_does_not_read_its_answers_gets_no_further_ones(plane: DataPlane) -> None:
+    """Else a pipelining client could fill the worker's memory with answers."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000
+    upstream = plane.serve(replying(answer))
+    count = 2000
+    asks = plane.request("GET", f"{upstream.path}/x", "X-Filler: " + "a" * 500) * count
+    with plane.connect(receive_buffer=64 * 1024) as client, Memory(plane) as memory:
+        sender = threading.Thread(target=client.send_what_is_taken, args=(asks,))
+        sender.start()
+        stalls(lambda: len(upstream.requests))
+        assert len(upstream.requests) < count / 2
+        for _ in range(count):
+            assert len(client.answer().body) == 50_000
+        sender.join()
     assert memory.growth_mib <= GROWTH_MIB
 
 

@@ -139,6 +139,50 @@ def test_a_small_body_that_nobody_wants_is_forgotten_and_a_large_one_ends_the_co
         assert len(gateway.requests) == 2
 
 
+def test_a_client_that_takes_its_answer_slowly_has_time_for_it_when_the_connection_ends(
+    gateway: RecordingGateway, client: Connected, seconds_pass: Pass
+) -> None:
+    protocol, transport = client
+    gateway.is_draining = True
+    transport.unsent = 100_000
+    protocol.data_received(WHOLE)
+    assert transport.ended == "shut"
+    for _ in range(5):
+        seconds_pass(LINGER_S)
+    assert transport.ended == "shut"
+    transport.unsent = 0
+    seconds_pass(LINGER_S)
+    assert transport.ended == "aborted"
+
+
+@pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
+def test_a_client_that_never_takes_its_answer_is_cut_off_in_the_end(
+    gateway: RecordingGateway, client: Connected, seconds_pass: Pass, connection: bytes
+) -> None:
+    protocol, transport = client
+    protocol.pause_writing()
+    transport.unsent = 100_000
+    protocol.data_received(WHOLE.replace(b"\r\n\r\n", b"\r\nConnection: " + connection + b"\r\n\r\n"))
+    assert transport.written
+    for _ in range(20):
+        seconds_pass(KEEP_ALIVE_S / 10)
+    assert transport.ended == "aborted"
+
+
+def test_a_client_that_does_not_take_its_answers_is_not_read_from_until_it_does(
+    gateway: RecordingGateway, client: Connected
+) -> None:
+    protocol, transport = client
+    protocol.pause_writing()
+    protocol.data_received(WHOLE * 3)
+    assert transport.is_reading_paused
+    assert len(gateway.requests) == 1
+    protocol.resume_writing()
+    gateway.loop.run()
+    assert len(gateway.requests) == 3
+    assert not transport.is_reading_paused
+
+
 # --- draining --------------------------------------------------------------------------------------------------------
 def test_a_client_that_connects_as_the_worker_stops_gets_a_moment_for_its_request(
     gateway: RecordingGateway, client: Connected, seconds_pass: Pass
