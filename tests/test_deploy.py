@@ -57,7 +57,7 @@ def test_the_ports_are_the_defaults_of_the_settings() -> None:
 
 def _default_ports() -> list[int]:
     source = (ROOT / "gateway_project/settings.py").read_text()
-    return [int(port) for port in re.findall(r'_number\("(?:PORT|ADMIN_PORT|METRICS_PORT)", (\d+)', source)]
+    return [int(port) for port in re.findall(r'env\.number\("(?:PORT|ADMIN_PORT|METRICS_PORT)", (\d+)', source)]
 
 
 def test_panel_and_metrics_are_published_on_loopback_only() -> None:
