@@ -7,7 +7,7 @@ neither repeat nor hide others.
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import django_filters
@@ -146,7 +146,7 @@ def _after(model: type[Model], cursor: str, name: str, column: str, descending: 
         if made_by != name:
             raise ValueError("it belongs to another ordering")
         value, key = _position(model, column, value), _position(model, "pk", key)
-    except (ValueError, TypeError, InvalidValue) as error:
+    except (ValueError, TypeError, OverflowError, InvalidValue) as error:
         raise ClientFault("bad_request", "The cursor is not one that this list, in this ordering, gave.") from error
     beyond = "lt" if descending else "gt"
     if column == "pk":
@@ -159,4 +159,4 @@ def _position(model: type[Model], name: str, value: Any) -> Any:
     value = column.to_python(value)
     if value is None or (isinstance(value, str) and not is_storable(value)):
         raise ValueError("no row has this value")
-    return value
+    return value.astimezone(UTC) if isinstance(value, datetime) else value

@@ -1,7 +1,9 @@
 """Reading and changing objects: conditions on what one has read, waiting for the gateways, pages of lists."""
 
+import base64
 import threading
 
+import orjson
 import pytest
 from django.db import connection
 from rest_framework.test import APIClient
@@ -151,6 +153,11 @@ def test_pages_by_cursor_hold_everything_once_and_in_order(api: APIClient, order
     assert whole == sorted(whole, reverse=ordering.startswith("-"))
 
 
+def cursor_at(created_at: str) -> str:
+    position = orjson.dumps(["createdAt", created_at, "svc_0"])
+    return "cursor=" + base64.urlsafe_b64encode(position).decode().rstrip("=")
+
+
 @pytest.mark.parametrize(
     ("query", "status", "field"),
     [
@@ -167,6 +174,9 @@ def test_pages_by_cursor_hold_everything_once_and_in_order(api: APIClient, order
         ("cursor=abc", 400, None),
         ("cursor=%00", 400, None),
         ("cursor=bnVsbA", 400, None),  # null
+        (f"ordering=createdAt&{cursor_at('0001-01-01T00:00:00+14:00')}", 400, None),
+        (f"ordering=createdAt&{cursor_at('9999-12-31T23:59:59-14:00')}", 400, None),
+        (f"ordering=createdAt&{cursor_at('2026-13-01T00:00:00Z')}", 400, None),
         ("cursor=WyJuYW1lIixudWxsLG51bGxd", 400, None),  # ["name",null,null]
         ("cursor=WyItbmFtZSIsImEiLCJiIl0", 400, None),  # ["-name","a","b"]: another ordering's
         ("cursor=WyJuYW1lIiwiYVx1MDAwMCIsImIiXQ", 400, None),  # ["name","a\u0000","b"]
