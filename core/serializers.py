@@ -69,7 +69,7 @@ class _TextList(serializers.ListField):
 
 
 def text_list(**options: Any) -> serializers.ListField:
-    too_long = {"too_long": f"At most {LIST_LIMIT} entries are allowed."}
+    too_long: dict[str, Any] = {"too_long": f"At most {LIST_LIMIT} entries are allowed."}
     return _TextList(child=Text(allow_blank=False), error_messages=too_long, **options)
 
 

@@ -92,22 +92,23 @@ def networks(name: str, default: Sequence[str]) -> list[str]:
     return values
 
 
-def url(name: str, default: str = "", *, example: str) -> str:
-    """An absolute URL. It may hold a password, so no message repeats any of it."""
+def url(name: str, default: str = "", *, schemes: Sequence[str], example: str) -> str:
+    """A URL of one of the schemes. It may hold a password, so no message repeats any of it."""
     value = _raw(name)
     if not value:
         return default
-    if not all(map(_is_url, value.split(";"))):  # Celery takes several brokers
+    if not all(_is_url(each, schemes) for each in value.split(";")):  # Celery takes several brokers
         raise ImproperlyConfigured(f"{name} is malformed: it must be a URL such as {example}.")
     return value
 
 
-def _is_url(value: str) -> bool:
+def _is_url(value: str, schemes: Sequence[str]) -> bool:
     try:
         _ = urlsplit(value).port
     except ValueError:
         return False
-    return re.match(r"[a-z][a-z0-9+.-]*://", value) is not None
+    scheme, separator, _ = value.partition("://")
+    return bool(separator) and scheme in schemes
 
 
 def database(name: str, value: str) -> dict[str, Any]:

@@ -130,12 +130,16 @@ else:
 if TESTING:
     _database["TEST"] = {"NAME": env.text("TEST_DATABASE_NAME", f"test_portcullis_{os.getpid()}")}
 DATABASES = {"default": _database}
+# Default: as DATABASE_URL says.
 DATABASE_LISTEN_URL = env.url(
-    "DATABASE_LISTEN_URL", example="postgres://user:password@host:5432/name"
-)  # default: as DATABASE_URL says
-REDIS_URL = env.url("REDIS_URL", example="redis://host:6379/0")
+    "DATABASE_LISTEN_URL", schemes=("postgres", "postgresql"), example="postgres://user:password@host:5432/name"
+)
+REDIS_URL = env.url("REDIS_URL", schemes=("redis", "rediss", "unix"), example="redis://host:6379/0")
 CELERY_BROKER_URL = env.url(
-    "CELERY_BROKER_URL", "filesystem://" if EMBEDDED else "", example="amqp://user:password@host:5672//"
+    "CELERY_BROKER_URL",
+    "filesystem://" if EMBEDDED else "",
+    schemes=("amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket", "sentinel", "filesystem", "memory"),
+    example="amqp://user:password@host:5672// or redis://host:6379/0",
 )
 # One for each gateway on a shared broker.
 EVENTS_QUEUE = env.text("EVENTS_QUEUE", "gateway.events", form=r"[\w.:-]{1,120}", says="letters, digits and . _ : -")

@@ -74,6 +74,8 @@ MALFORMED_SECRETS = [
     ("DATABASE_LISTEN_URL", "host=db password=hush"),
     ("REDIS_URL", "redis://:hu#sh@cache:6379"),
     ("CELERY_BROKER_URL", "amqp://gate:hush@broker:port//"),
+    ("CELERY_BROKER_URL", "ftp://gate:hush@broker"),
+    ("DATABASE_LISTEN_URL", "postgresqll://gate:hush@db/config"),
     ("CELERY_BROKER_URL", "amqp://gate:fine@one:5672//;gate:hush@two"),
 ]
 
