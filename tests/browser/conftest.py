@@ -26,7 +26,7 @@ class OpenPanel(Protocol):
     def __call__(self, path: str = "/", *, width: int = 1440, theme: str = "light", signed_in: bool = True) -> Page: ...
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def panel_url(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The control process's application behind uvicorn, on the test database."""
     with socket.socket() as free:
@@ -67,7 +67,7 @@ def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
     raise AssertionError("the panel's server did not answer in time")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(browser_path: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
