@@ -1,7 +1,8 @@
 """What must hold of services, versions, targets and routes before they are stored. Sentences go into `FieldErrors`."""
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
 
 from access.addresses import EgressPolicy
 from core.path_trie import compile_pattern
@@ -11,7 +12,12 @@ from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
 from routing.records import TargetRecord
 
 _OWN_PATHS = (b"/api/v1/tasks", b"/api/v1/management")
-_HOST = re.compile(r"(\*\.)?(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*|\[[0-9a-f:.]+\]")
+# Names as DNS has them (RFC 1123 section 2.1), and underscores, which container networks use.
+_NAME = r"(?=[^:]{1,253}(?::|\Z))(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*"
+_ADDRESS = r"\[[0-9a-f:.]+\]"
+_HOST = re.compile(rf"(\*\.)?{_NAME}|{_ADDRESS}")
+_AUTHORITY = re.compile(rf"(?:{_NAME}\.?|{_ADDRESS})(?::[0-9]*)?")
+_TO_BE_ENCODED = re.compile(r'["<>^`{|}]')  # clients send them as they are, and an upstream may refuse that
 # Private networks are the operator's to open (EGRESS_ALLOW) and judged when a connection is made, like names.
 _ANYWHERE = EgressPolicy(("0.0.0.0/0", "::/0"))
 
@@ -19,6 +25,8 @@ _ANYWHERE = EgressPolicy(("0.0.0.0/0", "::/0"))
 def upstream_url(url: str) -> None:
     """An http(s) URL that a request may be sent to (rule 25). Raises ValueError."""
     target, path = TargetRecord.from_url(url)
+    if not _AUTHORITY.fullmatch(urlsplit(url).netloc.lower()):
+        raise ValueError("the URL's host is neither a name nor an address")
     if path:
         plain_path(path.decode("ascii"))
     host = target.origin[1]
@@ -42,7 +50,9 @@ def target_url(url: str) -> None:
 
 
 def plain_path(path: str) -> None:
-    """A literal path or prefix of one. Raises ValueError."""
+    """A literal path or prefix of one, as it is sent to upstreams. Raises ValueError."""
+    if _TO_BE_ENCODED.search(path):
+        raise ValueError('the path holds one of " < > ^ ` { | }, which must be percent-encoded')
     canonical = canonical_path(path.encode("utf-8", "surrogatepass"))
     if b"//" in canonical:
         raise ValueError("the path holds an empty segment (//)")
@@ -85,6 +95,7 @@ def check_route(route: Route, errors: FieldErrors) -> None:
     errors.check("path", lambda: _route_path(route.path))
     errors.check_list("methods", route.methods, METHOD, "GET", star=False)
     errors.check_list("hosts", route.hosts, _HOST, "api.example.com or *.example.com, in lower case", star=False)
+    errors.check("hosts", lambda: _addresses_are_short(route.hosts))
     if route.replace_prefix:
         errors.check("replace_prefix", lambda: plain_path(route.replace_prefix))
     if route.strip_prefix and not _begins_with(route.path, route.strip_prefix):
@@ -96,9 +107,16 @@ def check_route(route: Route, errors: FieldErrors) -> None:
     _check_destination(route, errors)
 
 
+def _addresses_are_short(hosts: list[str]) -> None:
+    """An address has one short form, which is the one that clients send (RFC 5952)."""
+    for host in hosts:
+        if host.startswith("[") and host != f"[{IPv6Address(host[1:-1])}]":
+            raise ValueError(f"the short form of {host} is [{IPv6Address(host[1:-1])}]")
+
+
 def _route_path(path: str) -> None:
     canonical = compile_pattern(path)
-    if not canonical.startswith(b"/api/"):
+    if not path.startswith("/api/"):
         raise ValueError("a route's path begins with /api/")
     if any(canonical == own or canonical.startswith(own + b"/") for own in _OWN_PATHS):
         raise ValueError("the gateway itself answers below /api/v1/tasks and /api/v1/management")

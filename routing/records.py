@@ -158,7 +158,7 @@ class RouteRecord:
             service=wire["service"],
             queue_route=wire["queue_route"],
             version=wire["version"],
-            strip_prefix=wire["strip_prefix"].rstrip("/").encode("ascii"),
+            strip_prefix=wire["strip_prefix"].rstrip("/").encode(),
             replace_prefix=wire["replace_prefix"].rstrip("/").encode("ascii"),
             request_timeout_s=_seconds(wire["request_timeout_ms"]),
             total_timeout_s=_seconds(wire["total_timeout_ms"]),

@@ -155,8 +155,9 @@ def create_version(
         version = ServiceVersion(service=locked(service))
         assign(version, fields, VERSION_FIELDS)
         _validate_version(version)
-        if version.service.versions.filter(version=version.version).exists():
-            raise taken("version", f"{version.service.name} has a version {version.version!r} already.")
+        twin = version.service.versions.filter(version__in=_spellings(version.version)).first()
+        if twin is not None:
+            raise taken("version", f"{version.service.name} has a version {twin.version!r} already.")
         change.save_new(version)
         _refuse_what_does_not_compile(version.service)
     return version
@@ -201,6 +202,12 @@ def _delete_version(change: RevisionWriter, version: ServiceVersion) -> None:
     for target in version.targets.all():
         change.delete(target)
     change.delete(version)
+
+
+def _spellings(version: str) -> list[str]:
+    """``2`` and ``v2`` are the same name (rule 4)."""
+    number = version.removeprefix("v")
+    return [number, f"v{number}"] if number.isdigit() else [version]
 
 
 def _validate_version(version: ServiceVersion) -> None:
