@@ -23,7 +23,8 @@ from bench.report import report, say, table
 from gateway_project.dataplane import app, matching, pipeline
 from gateway_project.dataplane.access_log import AccessLog
 from gateway_project.dataplane.metrics import Metrics
-from gateway_project.dataplane.protocol import ClientProtocol, SocketExchange
+from gateway_project.dataplane.protocol import ClientProtocol
+from gateway_project.dataplane.socket_exchange import SocketExchange
 from routing import forwarding
 from routing.upstream.connection import UpstreamConnection
 

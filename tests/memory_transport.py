@@ -12,7 +12,8 @@ from typing import Any
 from access.addresses import TrustedProxies
 from core.faults import GatewayFault
 from gateway_project.dataplane.identity import identify
-from gateway_project.dataplane.protocol import ClientProtocol, SocketExchange
+from gateway_project.dataplane.protocol import ClientProtocol
+from gateway_project.dataplane.socket_exchange import SocketExchange
 from routing.upstream.connection import UpstreamConnection
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway_project.dataplane.protocol import BODY_IDLE_S, HEAD_TIMEOUT_S, KEEP_ALIVE_S, LINGER_S, ClientProtocol
+from gateway_project.dataplane.protocol import HEAD_TIMEOUT_S, KEEP_ALIVE_S, LINGER_S, ClientProtocol
+from gateway_project.dataplane.socket_exchange import BODY_IDLE_S
 from tests.memory_transport import MemoryTransport, RecordingGateway, connected_client
 
 WHOLE = b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n"

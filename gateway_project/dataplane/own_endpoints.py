@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.context import Exchange
 from core.faults import ClientFault
-from gateway_project.dataplane.protocol import too_large
+from gateway_project.dataplane.socket_exchange import too_large
 from keys.verify import invalid_credentials
 from routing.forwarding import Terms
 from routing.records import TargetRecord

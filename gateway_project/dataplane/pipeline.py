@@ -12,8 +12,8 @@ from access.records import Grant
 from core.context import Exchange
 from core.faults import ClientFault, InternalFault, PolicyDenied
 from gateway_project.dataplane.matching import Match, MatchMemory, find_match
-from gateway_project.dataplane.protocol import too_large
 from gateway_project.dataplane.snapshot import Snapshot
+from gateway_project.dataplane.socket_exchange import too_large
 from gateway_project.dataplane.tracing import REQUEST_ID_LINE
 from keys.records import KeyRecord
 from keys.verify import authenticate, invalid_credentials
