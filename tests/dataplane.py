@@ -204,6 +204,14 @@ class DataPlane:
         return line
 
 
+def failed(answer: Answer, status: int, code: str, error: str) -> None:
+    """The answer says what went wrong, and that it was the upstream that failed."""
+    assert (answer.status, answer.code) == (status, code)
+    assert f"error={error}" in (answer.field("proxy-status") or "")
+    assert (answer.field("proxy-status") or "").startswith("portcullis;")
+    assert "127.0.0.1" not in answer.body.decode()
+
+
 def data_planes(new_directory: Any) -> Iterator[Any]:
     """For fixtures: a function that starts data planes; all end with the fixture, and none may have failed inside."""
     with ExitStack() as stack:
