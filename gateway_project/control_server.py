@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -37,12 +38,11 @@ def unix_socket(path: Path) -> socket.socket:
     return listener
 
 
-def main() -> None:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
-    from django.conf import settings
-
-    config = uvicorn.Config(
-        "gateway_project.control:application",
+def server_config(application: Any) -> uvicorn.Config:
+    """How control is served. h11 refuses a head beyond 64 KiB; httptools would take it into memory, however large."""
+    return uvicorn.Config(
+        application,
+        http="h11",
         proxy_headers=False,
         server_header=False,
         lifespan="off",
@@ -51,6 +51,13 @@ def main() -> None:
         access_log=False,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
     )
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
+    from django.conf import settings
+
+    config = server_config("gateway_project.control:application")
     sockets = [
         unix_socket(settings.VAR_DIR / "control.sock"),
         tcp_socket(settings.PANEL_BIND, settings.ADMIN_PORT),

@@ -111,6 +111,16 @@ def test_metrics_and_health_are_served_and_nothing_else_is(metrics: WorkerMetric
     served(metrics, "", then)
 
 
+def test_a_head_beyond_its_limit_is_refused_before_it_is_whole(metrics: WorkerMetrics) -> None:
+    async def then(client: httpx.AsyncClient) -> None:
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-Long: ".ljust(64 * 1024 + 1, b"a"))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
+    served(metrics, "", then)
+
+
 @pytest.mark.parametrize("credential", [None, "Bearer wrong", "Basic right", "right"], ids=str)
 def test_with_a_token_set_metrics_need_it_and_health_does_not(metrics: WorkerMetrics, credential: str | None) -> None:
     async def then(client: httpx.AsyncClient) -> None:

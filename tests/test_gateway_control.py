@@ -16,7 +16,7 @@ from django.core.asgi import get_asgi_application
 from django.db import connection
 from django.test import Client
 
-from gateway_project.control_server import tcp_socket, unix_socket
+from gateway_project.control_server import server_config, tcp_socket, unix_socket
 from keys.authentication import FAILURES
 from tests.admin_api import SERVICES, admin_with_key
 
@@ -54,8 +54,7 @@ def control(transactional_db: None, static_file: bytes, tmp_path: Path) -> Itera
     path = tmp_path / "control.sock"
     application: Any = limited(get_asgi_application())  # type: ignore[arg-type]
     tcp, unix = tcp_socket("127.0.0.1", 0), unix_socket(path)
-    config = uvicorn.Config(application, proxy_headers=False, lifespan="off", ws="none", log_level="warning")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(application))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [tcp, unix]})
     thread.start()
     yield Control(tcp.getsockname()[1], path)
@@ -155,7 +154,7 @@ def test_of_two_setups_at_once_one_makes_the_admin(control: Control, settings: A
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_body_beyond_the_limit_never_reaches_a_view(control: Control, key: dict[str, str], is_chunked: bool) -> None:
-    body = b" " * (1024 * 1024 + 1)
+    body = b" " * (8 * 1024 * 1024)  # more than the sockets' buffers hold: the client must read the answer all the same
     content = iter([body[:600_000], body[600_000:]]) if is_chunked else body
 
     with control.tcp(headers=key) as client:
@@ -197,3 +196,10 @@ def test_files_are_served_whole(control: Control, static_file: bytes) -> None:
 
     assert (answer.status_code, answer.headers["content-type"]) == (200, 'text/css; charset="utf-8"')
     assert answer.content == static_file
+
+
+def test_a_head_beyond_its_limit_is_refused_before_it_is_whole(control: Control) -> None:
+    begin = b"GET /health HTTP/1.1\r\nHost: a\r\nX-Long: "
+    with socket.create_connection(("127.0.0.1", control.port), timeout=10) as client:
+        client.sendall(begin.ljust(64 * 1024 + 1, b"a"))
+        assert client.recv(12) == b"HTTP/1.1 400"

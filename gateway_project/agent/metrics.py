@@ -176,7 +176,8 @@ async def serve_metrics(listener: socket.socket, metrics: WorkerMetrics, token: 
         await send({"type": "http.response.body", "body": body})
 
     quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False, "server_header": False}
-    server = _Server(uvicorn.Config(application, interface="asgi3", lifespan="off", ws="none", **quiet))
+    # h11 refuses a head beyond 64 KiB; httptools would take it into memory, however large.
+    server = _Server(uvicorn.Config(application, interface="asgi3", http="h11", lifespan="off", ws="none", **quiet))
     serving = asyncio.create_task(server.serve([listener]))
     try:
         await asyncio.shield(serving)
