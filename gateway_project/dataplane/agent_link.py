@@ -147,9 +147,9 @@ class AgentLink:
             if streams is not None:
                 was_connected, backoff_s = True, _BACKOFF_S[0]
                 await self._follow(*streams)
-            if was_connected:
+            if was_connected and self.has_snapshot:
                 logger.warning("the agent is away: serving on at revision %d", self.snapshot.revision)
-                was_connected = False
+            was_connected = False
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
             backoff_s = min(backoff_s * 2, longest_s)
             streams = await self._connect()
@@ -263,7 +263,7 @@ class AgentLink:
                         self._swap(load, message)
                 await asyncio.sleep(0)
         except SnapshotFileError as error:
-            logger.warning("the agent is away, and there is no last good snapshot: %s", error)
+            logger.info("nothing to serve before the agent is there: no last good snapshot (%s)", error)
             self._release(load.abandon())
         else:
             age_s = self.config_age_s(time.time())
