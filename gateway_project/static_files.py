@@ -13,9 +13,12 @@ from gateway_project.supervisor import say
 
 def collect_if_stale() -> None:
     """Run ``collectstatic`` unless what stands in STATIC_ROOT is newer than every source file. Several gateways may
-    share one source tree, so they take turns. Without these files the panel looks bare, but everything is served."""
+    share one source tree, so they take turns. Without these files the gateway serves, but the panel does not."""
+    root = Path(settings.STATIC_ROOT)
+    if not _is_stale(root / "staticfiles.json"):  # an image brings them along, and may not let us write there
+        return
     try:
-        _collect_if_stale(Path(settings.STATIC_ROOT))
+        _collect_if_stale(root)
     except (OSError, ValueError) as error:
         say(f"the panel's files cannot be collected in {settings.STATIC_ROOT}: {str(error).splitlines()[0]}")
 
