@@ -79,7 +79,7 @@ def _credential(request: Request) -> str | None:
 
 
 def _note_use(key: ApiKey) -> None:
-    """At most a minute late, so that reading the API does not write for each request (K7)."""
+    """At most a minute late, so that reading the API does not write for each request."""
     now = timezone.now()
     due = Q(last_used_at__isnull=True) | Q(last_used_at__lt=now - _USE_NOTED_EVERY)
     if key.last_used_at is None or key.last_used_at < now - _USE_NOTED_EVERY:

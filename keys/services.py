@@ -93,7 +93,7 @@ def create_admin_key(
     source: str,
     reason: str = "",
 ) -> IssuedKey:
-    """A key that opens the admin API in the name of ``user`` and dies with the user's rights (K10)."""
+    """A key that opens the admin API in the name of ``user`` and dies with the user's rights."""
     secret, row = _new_key(name=name, scopes=scopes, expires_in_days=expires_in_days, actor=actor)
     row.owner = owner or user.get_username()[:100]
     row.user = user

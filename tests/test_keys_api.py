@@ -1,4 +1,4 @@
-"""Keys, validation and setup over HTTP, as requirement document 000 shows them."""
+"""Keys, validation and setup over HTTP."""
 
 from typing import Any
 

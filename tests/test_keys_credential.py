@@ -1,4 +1,4 @@
-"""The form of API keys (architecture.md section 6)."""
+"""The form of API keys."""
 
 import hashlib
 import hmac
