@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,9 @@ def control(transactional_db: None, static_file: bytes, tmp_path: Path) -> Itera
     server = uvicorn.Server(server_config(application))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [tcp, unix]})
     thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
     yield Control(tcp.getsockname()[1], path)
     server.should_exit = True
     thread.join(10)
