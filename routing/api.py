@@ -174,12 +174,23 @@ class RouteViewSet(ConfigViewSet[Route]):
     orderings: ClassVar = {"name": "name", "path": "path", "priority": "priority", "createdAt": "created_at"}
 
     def store(self, values: dict[str, Any], author: Author) -> tuple[Route, dict[str, Any]]:
-        return use_cases.create_route(**values, **author), {}
+        route = use_cases.create_route(**values, **author)
+        return route, _told(route)
 
     def change(
         self, row: Route, changes: dict[str, Any], if_revision: int | None, author: Author
     ) -> tuple[Route, dict[str, Any]]:
-        return use_cases.update_route(route=row, changes=changes, if_revision=if_revision, **author), {}
+        route = use_cases.update_route(route=row, changes=changes, if_revision=if_revision, **author)
+        return route, _told(route) if "service" in changes else {}
 
     def remove(self, row: Route, if_revision: int | None, author: Author) -> None:
         use_cases.delete_route(route=row, if_revision=if_revision, **author)
+
+
+def _told(route: Route) -> dict[str, Any]:
+    """A service's first route ends its implicit one (rule 2), which surprises who does not know it."""
+    service = route.service
+    if service is None or service.implicit_route or service.routes.count() > 1:
+        return {}
+    notice = f"/api/v1/{service.name}/… leads nowhere now: with its first route a service needs implicitRoute for that."
+    return {"notice": notice}

@@ -136,6 +136,13 @@ def test_a_route_names_its_service_and_guards_it(api: APIClient, orders: dict[st
     assert api.delete(ORDERS).status_code == 204
 
 
+def test_a_first_route_says_that_it_ends_the_implicit_one(api: APIClient, orders: dict[str, Any]) -> None:
+    first = api.post("/admin/routing/routes", {"name": "first", "path": "/api/first", "service": "orders"})
+    assert "implicitRoute" in first.json()["notice"]
+    second = api.post("/admin/routing/routes", {"name": "second", "path": "/api/second", "service": "orders"})
+    assert "notice" not in second.json()
+
+
 def test_a_route_to_what_does_not_exist_is_refused_at_that_field(api: APIClient) -> None:
     for field in ("service", "queueRoute"):
         body = {"name": "r", "path": "/api/v1/x", field: "nobody"}
