@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, register_converter
 from django.urls.converters import StringConverter
+from django.views.generic import RedirectView
 
 from access.api import ApplicationViewSet, EntryViewSet
 from core.system_api import NodeViewSet, RevisionViewSet
@@ -71,6 +72,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("openapi.json", OpenApiView.as_view(), name="openapi"),
     path("docs", SwaggerView.as_view(), name="docs"),
     path("redoc", RedocView.as_view(), name="redoc"),
+    # The panel's sign-in page is the one that brakes guessing.
+    path("django-admin/login/", RedirectView.as_view(pattern_name="panel:login", query_string=True)),
     path("django-admin/", admin.site.urls),
     path("", include("admin_panel.urls")),
 ]
