@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from django.db import OperationalError
 
 from access.models import SetupCompletion
 from keys.services import find_live_key
@@ -57,7 +58,9 @@ def test_a_password_is_read_and_not_printed(monkeypatch: Any) -> None:
         (["--username", "ann"], "", "email"),
         (["--username", "ann", "--email", "nowhere"], "", "email"),
         (["--username", "a b", "--email", "a@example.com"], "", "username"),
+        (["--username", "ann", "--email", "a" * 300 + "@example.com"], "", "email"),
         (["--username", "ann", "--email", "a@example.com", "--password-stdin"], "short\n", "short"),
+        (["--username", "ann", "--email", "a@example.com", "--password-stdin"], "half a \udcff surrogate\n", "UTF-8"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(
@@ -69,3 +72,31 @@ def test_what_cannot_be_is_said_in_a_sentence(
         _run(*arguments)
 
     assert not User.objects.exists() and not SetupCompletion.objects.exists()
+
+
+@pytest.mark.parametrize("email", ["nowhere", "a" * 300 + "@example.com"])
+def test_a_lost_admin_keeps_an_address_that_is_one(email: str) -> None:
+    User.objects.create_user("ann", "ann@example.com", "forgotten")
+
+    with pytest.raises(CommandError, match="email"):
+        _run("--username", "ann", "--email", email)
+
+    user = User.objects.get()
+    assert (user.email, user.is_superuser, user.check_password("forgotten")) == ("ann@example.com", False, True)
+
+
+def test_an_admin_without_an_address_comes_back_too() -> None:
+    User.objects.create_superuser("ann", password="forgotten")
+
+    printed = _run("--username", "ann")
+
+    assert User.objects.get().check_password(printed["password"])
+
+
+def test_a_database_that_is_away_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(**_: Any) -> None:
+        raise OperationalError("connection refused\n\tIs the server running?")
+
+    monkeypatch.setattr("gateway_project.management.commands.createadmin.mark_set_up", away)
+    with pytest.raises(CommandError, match=r"^The database cannot be used: connection refused$"):
+        _run("--username", "ann", "--email", "ann@example.com")

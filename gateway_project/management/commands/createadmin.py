@@ -10,9 +10,10 @@ from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.core.validators import validate_email
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
 from core.revisions import Actor
+from core.validation import is_storable
 from keys.services import create_admin_key
 from keys.setup import mark_set_up
 
@@ -27,31 +28,53 @@ class Command(BaseCommand):
         parser.add_argument("--key", action="store_true", help="also make an admin key")
 
     def handle(self, *, username: str, email: str, password_stdin: bool, key: bool, **_: Any) -> None:
-        password = sys.stdin.readline().rstrip("\r\n") if password_stdin else secrets.token_urlsafe(15)
-        with transaction.atomic():
-            user = User.objects.filter(username=username).first() or _new_user(username, email)
-            _check_password(password, user)
-            user.email = email or user.email
-            user.is_superuser = user.is_staff = user.is_active = True
-            user.set_password(password)
-            user.save()
-            mark_set_up()
+        password = _read_password() if password_stdin else secrets.token_urlsafe(15)
+        try:
+            user = _admin(username, email, password)
+            admin_key = _admin_key(user) if key else None
+        except DatabaseError as error:
+            raise CommandError(f"The database cannot be used: {str(error).partition(chr(10))[0]}") from None
         self.stdout.write(f"username  {user.get_username()}")
         if not password_stdin:
             self.stdout.write(f"password  {password}")
-        if key:
-            self.stdout.write(f"admin key {_admin_key(user)}")
+        if admin_key is not None:
+            self.stdout.write(f"admin key {admin_key}")
         self.stdout.write("Neither can be shown again." if key or not password_stdin else "The password is set.")
 
 
-def _new_user(username: str, email: str) -> User:
-    user = User(username=username, email=email)
+def _read_password() -> str:
+    """One line. Bytes that are no UTF-8 are an error or half surrogates, as the locale has it."""
     try:
-        validate_email(email)
-        user.clean_fields(exclude=["password"])
-    except ValidationError as error:
-        raise CommandError(f"A new user needs a valid --username and --email: {' '.join(error.messages)}") from None
+        password = sys.stdin.readline().rstrip("\r\n")
+        is_text = is_storable(password)
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
+        raise CommandError("The password must be UTF-8 text without NUL.")
+    return password
+
+
+@transaction.atomic
+def _admin(username: str, email: str, password: str) -> User:
+    user = User.objects.filter(username=username).first() or User(username=username)
+    user.email = email or user.email
+    _check_user(user)
+    _check_password(password, user)
+    user.is_superuser = user.is_staff = user.is_active = True
+    user.set_password(password)
+    user.save()
+    mark_set_up()
     return user
+
+
+def _check_user(user: User) -> None:
+    """A user that exists already may have no address, as long as none is given."""
+    try:
+        user.clean_fields(exclude=["password"])
+        if user.pk is None or user.email:
+            validate_email(user.email)
+    except ValidationError as error:
+        raise CommandError(f"A user needs a valid --username and --email: {' '.join(error.messages)}") from None
 
 
 def _check_password(password: str, user: User) -> None:
