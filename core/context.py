@@ -64,6 +64,8 @@ class RequestHead:
     def add_field(self, name: bytes, value: bytes) -> None:
         """Take one field line. Raises ClientFault for one that is too much, doubled, or malformed (rules 24, 29)."""
         name = name.lower()
+        if value.endswith((b" ", b"\t")):  # the parser leaves what may stand before the CRLF (RFC 9112 section 5.1)
+            value = value.rstrip(b" \t")
         size = len(name) + len(value)
         self.field_count += 1
         self.field_bytes += size
@@ -112,15 +114,17 @@ class Identity(Protocol):
 
 class Session:
     """What is known of a connection's client from its last request. Most requests of a connection come from the same
-    caller, who is then recognised by comparing the credential, as long as the configuration is the same."""
+    caller, who is then recognised by comparing the credential, as long as the configuration's keys and applications
+    are the same objects. It holds on to these two alone, not to a whole snapshot: connections idle for long."""
 
-    __slots__ = ("application", "credential", "key", "snapshot")
+    __slots__ = ("application", "applications", "credential", "key", "keys")
 
     def __init__(self) -> None:
-        self.credential: bytes | None = None
-        self.snapshot: Any = None
+        self.credential = b""
         self.key: Any = None
         self.application: Any = None
+        self.keys: Any = None
+        self.applications: Any = None
 
 
 class Exchange:

@@ -4,6 +4,7 @@ decides stands on the exchange. A refusal is a `GatewayFault`, whichever step ma
 from __future__ import annotations
 
 import time
+from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 from access.addresses import failure_bucket
@@ -124,7 +125,12 @@ class Pipeline:
         if credential is None:
             return self._admit_anonymous(exchange, snapshot, match)
         session = exchange.session
-        if session.credential == credential and session.snapshot is snapshot and not self._gateway.is_config_too_old:
+        if (
+            session.keys is snapshot.keys
+            and session.applications is snapshot.applications
+            and compare_digest(session.credential, credential)
+            and not self._gateway.is_config_too_old
+        ):
             key = session.key
             if key.expires_at is not None and key.expires_at <= time.time():
                 raise self._refused(exchange)
@@ -146,12 +152,13 @@ class Pipeline:
     def _recognise(self, exchange: Exchange, snapshot: Snapshot, credential: bytes) -> KeyRecord:
         """Verify a credential and remember on the session whose it is."""
         session = exchange.session
-        session.credential = None
+        session.keys = None  # nobody is known before this one is
         key = self.verify(exchange, credential)
         application = snapshot.applications.get(key.application_id or "")
         if application is None:  # an admin key, or an application that is not active
             raise self._refused(exchange)
-        session.credential, session.snapshot, session.key, session.application = credential, snapshot, key, application
+        session.credential, session.key, session.application = credential, key, application
+        session.keys, session.applications = snapshot.keys, snapshot.applications
         return key
 
     def credential(self, exchange: Exchange) -> bytes | None:
