@@ -222,9 +222,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _read_fields(self) -> None:
         """Take the head apart. The parser has vouched for its form: CRLF ends each line, none is folded."""
-        received = self._head.lstrip(b"\r\n")  # empty lines before an answer are none of it
+        received, self._head = self._head, b""
+        if received.startswith((b"\r", b"\n")):  # empty lines before an answer are none of it
+            received = received.lstrip(b"\r\n")
         head = received[: received.find(b"\r\n\r\n")]
-        self._head = b""
         if len(head) > MAX_HEAD:
             raise ValueError("the answer's header section is too large")
         says = 0
