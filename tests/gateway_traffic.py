@@ -160,6 +160,7 @@ def _descriptors(pid: int) -> set[str]:
 class Result:
     """What became of a request; times are `time.monotonic`."""
 
+    client: int
     status: int  # 0: the connection ended before the answer was whole
     sent_at: float
     done_at: float
@@ -183,6 +184,7 @@ class Traffic:
     clients: int = 4
     connect: Callable[[int], Client] | None = None  # for the first connection of each client
     timeout_s: float = 30.0
+    pace_s: float = PACE_S
     results: list[Result] = field(default_factory=list)
     stop: Event = field(default_factory=Event)
 
@@ -200,8 +202,8 @@ class Traffic:
     def run(self, number: int) -> None:
         client = self.connect(number) if self.connect is not None else connect(self.gateway)
         count = 0
-        while not self.stop.wait(PACE_S):
-            is_open = self._exchange(client, self.make(number, count))
+        while not self.stop.wait(self.pace_s):
+            is_open = self._exchange(number, client, self.make(number, count))
             count += 1
             if not is_open:
                 client.socket.close()
@@ -211,16 +213,16 @@ class Traffic:
                     return
         client.socket.close()
 
-    def _exchange(self, client: Client, data: bytes) -> bool:
+    def _exchange(self, number: int, client: Client, data: bytes) -> bool:
         """Whether the connection is still good."""
         sent_at = time.monotonic()
         try:
             client.socket.settimeout(self.timeout_s)
             answer = client.send(data).answer()
         except (CutShort, OSError):
-            self.results.append(Result(0, sent_at, time.monotonic()))
+            self.results.append(Result(number, 0, sent_at, time.monotonic()))
             return False
-        self.results.append(Result(answer.status, sent_at, time.monotonic(), answer))
+        self.results.append(Result(number, answer.status, sent_at, time.monotonic(), answer))
         return answer.field("connection") != "close"
 
 
