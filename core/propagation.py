@@ -4,11 +4,13 @@ import time
 from datetime import timedelta
 
 from django.db import DatabaseError
-from django.utils import timezone
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
 
 from core.models import GatewayNode
 
 LIVE_FOR = timedelta(seconds=3)  # without a heartbeat
+IS_LIVE = Q(seen_at__gt=Now() - LIVE_FOR)  # by the database's clock, which all hosts share
 DEFAULT_WAIT_S = 1.0
 _POLL_S = 0.015
 # A node that is silent may serve on: its agent starts anew, or the database was away, for all nodes at once.
@@ -33,9 +35,14 @@ def wait_for_nodes(number: int, timeout_s: float = DEFAULT_WAIT_S) -> list[str]:
         time.sleep(_POLL_S)
 
 
+def live_nodes() -> QuerySet[GatewayNode]:
+    """Those that were seen lately."""
+    return GatewayNode.objects.filter(IS_LIVE).order_by("id")
+
+
 def pending_nodes(number: int) -> list[str]:
     """Ids of the nodes that have not applied revision ``number`` yet."""
-    known = GatewayNode.objects.filter(seen_at__gt=timezone.now() - _FORGOTTEN).order_by("id")
+    known = GatewayNode.objects.filter(seen_at__gt=Now() - _FORGOTTEN).order_by("id")
     nodes = list(known.values_list("id", "seen_at", "applied_revision"))
     latest = max((seen_at for _, seen_at, _ in nodes), default=None)
     return [

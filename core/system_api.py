@@ -3,8 +3,7 @@
 from typing import Any, ClassVar
 
 import django_filters
-from django.db.models import QuerySet
-from django.utils import timezone
+from django.db.models import BooleanField, ExpressionWrapper, QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -12,7 +11,7 @@ from core.api import ListViewSet
 from core.api_problems import camel
 from core.listing import Filters
 from core.models import ConfigChange, ConfigRevision, GatewayNode
-from core.propagation import LIVE_FOR
+from core.propagation import IS_LIVE
 from core.serializers import EpochMillis
 
 _JSON_OR_NULL = {"type": ["object", "null"], "additionalProperties": True}
@@ -98,7 +97,7 @@ class NodeSerializer(serializers.ModelSerializer[GatewayNode]):
         read_only_fields = fields
 
     def get_isLive(self, node: GatewayNode) -> bool:
-        return node.seen_at > timezone.now() - LIVE_FOR
+        return bool(node.is_live)  # type: ignore[attr-defined]  # annotated by the view
 
 
 class NodeFilters(Filters):
@@ -107,7 +106,7 @@ class NodeFilters(Filters):
 
 
 class NodeViewSet(ListViewSet[GatewayNode]):
-    queryset = GatewayNode.objects.all()
+    queryset = GatewayNode.objects.annotate(is_live=ExpressionWrapper(IS_LIVE, BooleanField()))
     serializer_class = NodeSerializer
     filterset_class = NodeFilters
     resource, plural = "nodes", "nodes"

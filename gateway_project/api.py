@@ -19,8 +19,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from core.models import ConfigRevision, GatewayNode
-from core.propagation import LIVE_FOR
+from core.models import ConfigRevision
+from core.propagation import live_nodes
 from queues.models import QueuedTask
 
 _POLICY = (
@@ -70,7 +70,7 @@ class AdminHealthView(APIView):
     @extend_schema(responses=HealthSerializer, operation_id="health")
     def get(self, request: Request) -> Response:
         revision = ConfigRevision.objects.aggregate(latest=Max("number"))["latest"] or 0
-        live = list(GatewayNode.objects.filter(seen_at__gt=timezone.now() - LIVE_FOR).order_by("id"))
+        live = list(live_nodes())
         behind = [node.pk for node in live if node.applied_revision < revision]
         problems = [node.pk for node in live if node.problems]
         nodes = {"live": len(live), "behind": behind, "withProblems": problems}

@@ -1,20 +1,24 @@
 """The configuration feed from a committed change to a worker's snapshot, on the real databases."""
 
 import asyncio
+import os
 import stat
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from django.conf import settings as django_settings
 from django.utils import timezone
 
 from access.models import Application, EndpointWhitelist
 from core.models import ConfigChange, ConfigRevision, GatewayNode
+from core.propagation import pending_nodes
 from core.revisions import revision
+from core.wire import encode
 from gateway_project.agent.changes import everything
 from gateway_project.agent.database import DatabaseThread
 from gateway_project.agent.writer import _forget_old_nodes
@@ -330,5 +334,43 @@ def test_a_node_that_was_not_seen_for_an_hour_is_forgotten(play: Play) -> None:
         await bench.do(store)
         await bench.do(_forget_old_nodes)
         assert await bench.do(lambda: [node.pk for node in GatewayNode.objects.all()]) == ["recent/0"]
+
+    play(scenario)
+
+
+def test_a_slot_with_two_workers_is_where_the_slower_one_is(play: Play) -> None:
+    """While a worker is replaced, both serve."""
+
+    async def scenario(bench: Bench) -> None:
+        async with bench.agent():
+            _, former = await asyncio.open_unix_connection(str(bench.var_dir / "agent.sock"))
+            former.write(encode({"type": "join", "slot": 0, "pid": 1, "revision": 0, "token": ""}))
+            await until_database(bench, GatewayNode.objects.exists)
+            async with bench.link() as successor:
+                number = await bench.do(add, new_service())
+                await at(successor, number)
+                known = GatewayNode.objects.filter(pid=os.getpid())
+                await until_database(bench, known.exists)
+                assert await bench.do(pending_nodes, number) == [f"{django_settings.NODE_NAME}/0"]
+                former.close()
+                await until_database(bench, lambda: not pending_nodes(number))
+
+    play(scenario)
+
+
+def test_nodes_are_seen_by_the_clock_of_the_database(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose clock is fast would make the others look silent, and nobody would wait for them."""
+
+    class Fast(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Fast":
+            return super().now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr("gateway_project.agent.writer.datetime", Fast)
+
+    async def scenario(bench: Bench) -> None:
+        async with bench.joined():
+            (node,) = await until_database(bench, lambda: list(GatewayNode.objects.all()))
+            assert abs(node.seen_at - timezone.now()) < timedelta(minutes=1)
 
     play(scenario)

@@ -87,13 +87,21 @@ class Agent:
             self.writer.used(message["keys"])
 
     def _node_states(self) -> list[NodeState]:
-        """One for each slot: while workers are replaced, the one that joined last."""
+        """One for each slot. While a worker is replaced two of them serve, and the slot is where the slower one is."""
         problems = list(self.store.problems.values())
-        states = [
-            NodeState(peer.slot, peer.pid, peer.applied_revision, [*problems, *peer.problems], peer.joined_at)
-            for peer in sorted(self.server.peers, key=lambda peer: peer.joined_at)
+        slots: dict[int, list[Peer]] = {}
+        for peer in sorted(self.server.peers, key=lambda peer: peer.joined_at):
+            slots.setdefault(peer.slot, []).append(peer)
+        return [
+            NodeState(
+                slot=slot,
+                pid=peers[-1].pid,
+                applied_revision=min(peer.applied_revision for peer in peers),
+                problems=[*problems, *peers[-1].problems],
+                started_at=peers[-1].joined_at,
+            )
+            for slot, peers in slots.items()
         ]
-        return list({state.slot: state for state in states}.values())
 
     def _gauges(self) -> Iterable[tuple[str, str, float]]:
         age_s = time.time() - self.store.as_of if self.store.as_of else float("inf")

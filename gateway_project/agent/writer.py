@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from django.db.models import Q
+from django.db.models.functions import Now
 
 from core.models import GatewayNode
 from gateway_project.agent.database import DatabaseAway, DatabaseThread
@@ -97,8 +98,7 @@ class Writer:
                 next_clean = time.monotonic() + _CLEAN_S
 
     async def beat(self) -> None:
-        now = datetime.now(UTC)
-        nodes = [_node(self._node_name, state, now) for state in self._states()]
+        nodes = [_node(self._node_name, state) for state in self._states()]
         if nodes:
             await self._try(_store_nodes, nodes)
 
@@ -115,7 +115,8 @@ class Writer:
         return True
 
 
-def _node(name: str, state: NodeState, now: datetime) -> GatewayNode:
+def _node(name: str, state: NodeState) -> GatewayNode:
+    """Seen by the database's clock, which is the one that all hosts share (`core.propagation`)."""
     return GatewayNode(
         id=f"{name}/{state.slot}",
         host=name,
@@ -124,7 +125,7 @@ def _node(name: str, state: NodeState, now: datetime) -> GatewayNode:
         applied_revision=state.applied_revision,
         problems=state.problems[:_PROBLEM_LIMIT],
         started_at=datetime.fromtimestamp(state.started_at, UTC),
-        seen_at=now,
+        seen_at=Now(),
     )
 
 
@@ -139,7 +140,7 @@ def _remove_nodes(name: str, but: list[int]) -> None:
 
 
 def _forget_old_nodes() -> None:
-    GatewayNode.objects.filter(seen_at__lt=datetime.now(UTC) - _FORGOTTEN).delete()
+    GatewayNode.objects.filter(seen_at__lt=Now() - _FORGOTTEN).delete()
 
 
 def _store_uses(used: dict[str, float]) -> None:
