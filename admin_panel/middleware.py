@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 
+from core.api_problems import is_database_away
 from core.faults import GatewayFault, InternalFault
 from core.ingress import is_through_gateway
 
@@ -39,7 +39,7 @@ class PanelMiddleware:
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if not _is_panel(request):
             return None
-        if isinstance(exception, OperationalError | InterfaceError):
+        if is_database_away(exception):
             fault: GatewayFault = InternalFault("dependency_unavailable", _AWAY, retry_after_s=RETRY_AFTER_S)
         elif isinstance(exception, GatewayFault):
             fault = exception

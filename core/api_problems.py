@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import DataError, IntegrityError, InterfaceError, OperationalError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.request import UnreadablePostError
 from rest_framework import exceptions
@@ -24,6 +24,7 @@ from core.problem import render
 logger = logging.getLogger("portcullis.control")
 CHALLENGE = ((b"www-authenticate", b'Bearer realm="portcullis"'),)
 _RETRY_AFTER_S = 2
+_READ_ONLY = "25006"  # PostgreSQL's read_only_sql_transaction
 _SNAKE = re.compile(r"_([a-z0-9])")
 _BY_STATUS = {
     404: ("not_found", "There is nothing at this address."),
@@ -54,7 +55,7 @@ def as_fault(error: BaseException | None) -> GatewayFault:
         return _camelized(error)
     if isinstance(error, exceptions.APIException):
         return _from_framework(error)
-    if isinstance(error, OperationalError | InterfaceError):
+    if is_database_away(error):
         return InternalFault(
             "dependency_unavailable", "The database cannot be reached at the moment.", retry_after_s=_RETRY_AFTER_S
         )
@@ -70,6 +71,15 @@ def as_fault(error: BaseException | None) -> GatewayFault:
         return ClientFault("bad_request", "The request is malformed.")
     logger.error("unexpected failure", exc_info=error)
     return InternalFault("internal_error", "The gateway failed to answer this request; its log says why.")
+
+
+def is_database_away(error: BaseException | None) -> bool:
+    """Whether the database cannot do its work at the moment: it is not there, only takes reads (after a failover), or
+    is no database (a broken file)."""
+    if isinstance(error, OperationalError | InterfaceError):
+        return True
+    is_read_only = getattr(error.__cause__, "sqlstate", None) == _READ_ONLY if error is not None else False
+    return type(error) is DatabaseError or is_read_only
 
 
 def _from_framework(error: exceptions.APIException) -> GatewayFault:
