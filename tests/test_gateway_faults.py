@@ -26,6 +26,7 @@ from tests.gateway_traffic import (
     panel_api,
     set_up,
     signed_in,
+    submit,
     target_in,
     traffic,
 )
@@ -186,6 +187,42 @@ def as_admin(gateway: GatewayProcess) -> dict[str, str]:
 def is_written(admin: httpx.Client, prefix: str) -> bool:
     answer = admin.patch(SERVICE, json={"pathPrefix": prefix}, headers=PATIENTLY)
     return answer.status_code == 200 and "X-Config-Pending" not in answer.headers
+
+
+def test_while_the_database_takes_no_writes_everything_that_only_reads_goes_on(
+    running: tuple[GatewayProcess, dict[str, Any]], shop: Shop, admin: httpx.Client, server: PrivatePostgres
+) -> None:
+    gateway, ann = running
+    with signed_in(gateway, ann) as browser, traffic(gateway, keyed(shop)) as flow:
+        set_read_only(server, "on")  # as after a failover
+        try:
+            refusal = admin.patch(SERVICE, json={"pathPrefix": "/never"})
+            assert (refusal.status_code, refusal.json()["code"]) == (503, "dependency_unavailable")
+            assert int(refusal.headers["Retry-After"]) > 0
+            assert admin.get(SERVICE).status_code == 200
+            assert browser.get("/services").status_code == 200
+            assert submit(browser, "/services/new", name="never", default_url="http://127.0.0.1:1").status_code == 503
+            mail = each_worker(shop, posted(shop)(0, 0))
+            assert {answer.status for answer in mail} == {503}
+        finally:
+            set_read_only(server, "off")
+        eventually(partial(is_written, admin, "/again"), 30, "a write")
+        assert all_see(shop, "/again/1")
+    assert flow.statuses() == {200}
+
+
+def set_read_only(server: PrivatePostgres, value: str) -> None:
+    """For new transactions of everybody, in connections that are open too."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        connection.execute("SELECT pg_reload_conf()")
+    eventually(partial(is_default, server, value), what="the new default")
+
+
+def is_default(server: PrivatePostgres, value: str) -> bool:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        return connection.execute("SHOW default_transaction_read_only").fetchone() == (value,)
 
 
 # --- processes -----------------------------------------------------------------------------------------------------

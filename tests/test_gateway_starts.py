@@ -119,6 +119,25 @@ def pair(start_gateway: GatewayFactory, upstream: Upstream) -> Shop:
     return open_shop(start_gateway(WORKERS="2"), upstream.url)
 
 
+def test_while_another_program_holds_the_embedded_database_traffic_goes_on_and_writes_are_refused(pair: Shop) -> None:
+    service = "/admin/routing/services/orders"
+    database = sqlite3.connect(pair.gateway.var_dir / "portcullis.sqlite3", isolation_level=None)
+    with (
+        closing(database),
+        traffic(pair.gateway, lambda client, count: pair.get) as flow,
+        panel_api(pair.gateway) as api,
+    ):
+        database.execute("BEGIN IMMEDIATE")
+        refusal = api.patch(service, json={"pathPrefix": "/never"})  # it waits ten seconds for its turn
+        assert (refusal.status_code, refusal.json()["code"]) == AWAY
+        assert int(refusal.headers["Retry-After"]) > 0
+        assert api.get(service).status_code == 200
+        database.execute("ROLLBACK")
+        assert api.patch(service, json={"pathPrefix": "/again"}, headers={"Prefer": "wait=10"}).status_code == 200
+        flow.goes_on()
+    assert flow.statuses() == {200}
+
+
 def mixed(shop: Shop, client: int, count: int) -> bytes:
     """Every other request has a body of 64 KiB that says whose it is."""
     if count % 2:
