@@ -206,6 +206,18 @@ def test_an_admin_key_ends_with_its_user(
     assert {get(f"{url}/admin/nodes", headers=key).status_code for url in (strict.url, strict.panel_url)} == {401}
 
 
+def test_an_embedded_gateway_keeps_no_key_in_its_files_and_its_files_to_itself(apart: GatewayProcess) -> None:
+    used = apart.admin_key
+    for headers in ({"X-API-Key": used}, {"Authorization": f"Bearer {used}"}, {"Cookie": f"key={used}"}):
+        get(f"{apart.url}/api/v1/orders/1", headers=headers)
+    eventually(lambda: len(apart.access_log()) > 3, what="the access log")
+    files = {path.name: path for path in apart.var_dir.rglob("*") if path.is_file()}
+    assert {"portcullis.sqlite3", "access.log", "snapshot.bin", "output.log"} <= files.keys()
+    assert [name for name, path in files.items() if used.encode() in path.read_bytes()] == []
+    files.pop("output.log")  # the test's own, to which the gateway's output goes
+    assert [name for name, path in files.items() if path.stat().st_mode & 0o077] == []
+
+
 def test_the_last_use_of_a_key_is_told(shop: Shop, admin: httpx.Client) -> None:
     """Within 20 s: workers tell the agent every 10 s, and it stores what it knows every 10 s."""
     assert shop.status() == 200
