@@ -256,9 +256,12 @@ def test_without_an_agent_a_worker_starts_from_the_last_good_snapshot_and_joins_
         assert list(link.snapshot.services) == ["orders"]
         assert not link.is_fresh(time.time())
         assert link.config_age_s(now=61.0) == pytest.approx(60)  # the file says as_of 1.0
+        assert link.is_too_old  # from the first request on
         agent = await ScriptedAgent(tmp_path).start()
         join = await agent.hears("join")
         assert (join["revision"], join["token"]) == (7, "t")
+        agent.say({"type": "tick", "revision": 7, "as_of": time.time()})
+        await until(lambda: not link.is_too_old)
         await agent.stop()
 
     started_from_file(tmp_path, then)

@@ -53,6 +53,7 @@ class AgentLink:
         self._default_limit = (settings.rate_limit_requests, settings.rate_limit_window_s)
         self.snapshot = Snapshot.empty()
         self.has_snapshot = False
+        self.is_too_old = False  # the snapshot, for its keys to be trusted; see `look_at_age`
         self.problems: list[Problem] = []  # records of the last load or delta that did not compile here
         self._index = RecordIndex()
         self._as_of = 0.0  # epoch seconds up to which the snapshot is known to be the database's
@@ -74,6 +75,11 @@ class AgentLink:
     def config_age_s(self, now: float) -> float:
         """For how long before ``now`` (epoch seconds) changes may be missing. Infinite without a snapshot."""
         return max(0.0, now - self._as_of) if self.has_snapshot else float("inf")
+
+    def look_at_age(self, now: float) -> None:
+        """Renew ``is_too_old``: whether changes, revocations among them, may be missing for longer than MAX_CONFIG_AGE.
+        Called with all that is heard from the agent, and by whoever keeps time. Nothing is not too old."""
+        self.is_too_old = self.has_snapshot and self.config_age_s(now) > self._settings.max_config_age_s
 
     @property
     def is_connected(self) -> bool:
@@ -207,6 +213,7 @@ class AgentLink:
         self._tick_as_of = message["as_of"]
         if self.has_snapshot:
             self._as_of = max(self._as_of, message["as_of"])
+        self.look_at_age(time.time())
 
     def _ack(self) -> None:
         self._send({"type": "ack", "revision": self.snapshot.revision, "problems": self.problems[:100]})
@@ -231,6 +238,7 @@ class AgentLink:
         self.snapshot, self._index, problems = load.finish(commit["revision"], commit["token"])
         self.has_snapshot, self._is_in_doubt = True, False
         self._as_of = commit.get("as_of", 0.0)
+        self.look_at_age(time.time())
         self._note(problems)
         self._release(former)
 

@@ -70,7 +70,6 @@ class Gateway:
         self.access_log: AccessLog | None = None
         self.connections: Iterable[Any] = ()  # of clients, where we keep their time ourselves
         self.is_draining = False
-        self.is_config_too_old = False
         self._used: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Task[None] | None = None
@@ -78,6 +77,10 @@ class Gateway:
     @property
     def has_snapshot(self) -> bool:
         return self.link.has_snapshot
+
+    @property
+    def is_config_too_old(self) -> bool:
+        return self.link.is_too_old
 
     # --- life ---
     async def startup(self) -> None:
@@ -125,9 +128,7 @@ class Gateway:
             connection.sweep(now)
         self.limiter.sweep(now, _SWEEP_BUDGET)
         self.failures.sweep(now, _SWEEP_BUDGET)
-        # Without a snapshot there is nothing to be too old; the flag must not outlive the first one's arrival.
-        is_old = self.link.config_age_s(time.time()) > self.settings.max_config_age_s
-        self.is_config_too_old = self.has_snapshot and is_old
+        self.link.look_at_age(time.time())
         if self.access_log is not None:
             self.access_log.flush()
         self._renew_date()
