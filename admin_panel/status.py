@@ -45,7 +45,7 @@ def live_nodes() -> list[GatewayNode]:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """Who runs a revision by now. ``pending`` holds the ids of live nodes that do not."""
+    """Who runs a revision by now. ``pending`` holds the ids of nodes that do not."""
 
     number: int
     live: int
@@ -53,6 +53,6 @@ class Acknowledgement:
 
 
 def acknowledgement(number: int) -> Acknowledgement:
-    """Waits up to a second for the live nodes (rule 30)."""
+    """Waits up to a second for the nodes (rule 30)."""
     pending = wait_for_nodes(number)
     return Acknowledgement(number, len(live_nodes()), pending)

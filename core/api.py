@@ -5,7 +5,7 @@ waiting for the gateways, list pages. Subclass `ConfigViewSet` and give ``store`
 
 Answers of single objects carry ``ETag: "<revision>"``. Writes take ``If-Match`` (412 ``stale_revision`` with
 ``current``), ``Prefer: wait=<s>`` and ``X-Change-Reason``, and answer with ``X-Config-Revision``, and with
-``X-Config-Pending: node,…`` when some live node has not applied it within the time waited.
+``X-Config-Pending: node,…`` when some node has not applied it within the time waited.
 """
 
 import re

@@ -38,7 +38,7 @@ def status(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def acknowledged(request: PanelRequest, number: int) -> HttpResponse:
-    """How a save ended: waits up to a second for every live node to run the revision."""
+    """How a save ended: waits up to a second for every node to run the revision."""
     return fragment(
         request,
         "admin_panel/includes/toast_ending.html",
