@@ -51,11 +51,13 @@ class Totals:
         observations of each bucket alone (the last one has no upper bound), ``gauges`` like counters."""
         totals = cls()
         for name, labels, number in message.get("counters", ()):
-            totals.counters[_series(name, labels)] = number
+            totals.counters[_series(name, labels)] = float(number)
         for name, labels, counts, total, count in message.get("histograms", ()):
-            totals.histograms[_series(name, labels)] = _Histogram(list(counts), total, count)
+            totals.histograms[_series(name, labels)] = _Histogram(
+                [int(each) for each in counts], float(total), int(count)
+            )
         for name, labels, number in message.get("gauges", ()):
-            totals.gauges[_series(name, labels)] = number
+            totals.gauges[_series(name, labels)] = float(number)
         return totals
 
     def add(self, other: "Totals", *, with_gauges: bool) -> None:

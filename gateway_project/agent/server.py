@@ -25,6 +25,7 @@ CallHandler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 TICK_S = 0.5
 _READ_BYTES = 64 * 1024
 _CALLS_AT_ONCE = 2_000  # of one worker
+_MOST_INT, _MOST_BIGINT = 2**31 - 1, 2**63 - 1
 _UNREAD_LIMIT = 4 * 1024 * 1024  # bytes of replies that a worker does not fetch
 
 
@@ -84,7 +85,7 @@ class AgentServer:
         sending = asyncio.create_task(self._send(peer))
         try:
             await self._receive(peer, reader)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # nonsense too
             logger.warning("worker %d is cut off: %s: %s", peer.slot, type(error).__name__, error)
         except asyncio.CancelledError:
             pass  # the agent ends; the server's own callback must not see it
@@ -111,13 +112,14 @@ class AgentServer:
         if kind == "join":
             self._join(peer, message)
         elif kind == "ack":
-            peer.applied_revision = int(message["revision"])
-            peer.problems = message.get("problems", [])
+            peer.applied_revision = _number(message["revision"])
+            peer.problems = [dict(problem) for problem in message.get("problems", ())]
         self._on_message(peer, message)
 
     def _join(self, peer: Peer, message: Message) -> None:
-        peer.slot, peer.pid, peer.joined_at = int(message["slot"]), int(message["pid"]), time.time()
-        peer.position = Position(message["revision"], message["token"])
+        position = Position(_number(message["revision"]), str(message["token"]))
+        peer.slot, peer.pid = _number(message["slot"], _MOST_INT), _number(message["pid"], _MOST_INT)
+        peer.position, peer.joined_at = position, time.time()
         peer.applied_revision = peer.position.number
         self.peers.add(peer)
         peer.wake.set()
@@ -157,22 +159,23 @@ class AgentServer:
     # --- calls ---
 
     def _begin_call(self, peer: Peer, message: Message) -> None:
+        reply: Message = {"type": "reply", "id": message["id"]}
+        name, params = message["name"], message["params"]
         if len(peer.calls) >= _CALLS_AT_ONCE or peer.writer.transport.get_write_buffer_size() > _UNREAD_LIMIT:
             fault = InternalFault("overloaded", "The gateway's agent has too much to do.", retry_after_s=1)
-            peer.writer.write(encode({"type": "reply", "id": message["id"], "fault": _wire_fault(fault)}))
+            peer.writer.write(encode(reply | {"fault": _wire_fault(fault)}))
             return
-        task = asyncio.create_task(self._call(peer, message))
+        task = asyncio.create_task(self._call(peer, reply, name, params))
         peer.calls.add(task)
         task.add_done_callback(peer.calls.discard)
 
-    async def _call(self, peer: Peer, message: Message) -> None:
-        reply: Message = {"type": "reply", "id": message["id"]}
+    async def _call(self, peer: Peer, reply: Message, name: str, params: dict[str, Any]) -> None:
         try:
-            reply["result"] = await self._answer(message["name"], message["params"])
+            reply["result"] = await self._answer(name, params)
         except GatewayFault as fault:
             reply["fault"] = _wire_fault(fault)
         except Exception:
-            logger.exception("the call %s failed", message["name"])
+            logger.exception("the call %s failed", name)
             reply["fault"] = _wire_fault(InternalFault("internal_error", "The gateway's agent failed."))
         peer.writer.write(encode(reply))
 
@@ -181,6 +184,13 @@ class AgentServer:
         if handler is None:
             raise InternalFault("dependency_unavailable", f"This version of the agent knows no call {name[:40]!r}.")
         return await handler(params)
+
+
+def _number(value: Any, most: int = _MOST_BIGINT) -> int:
+    """What a column of the database can hold. Raises ValueError for anything else."""
+    if not isinstance(value, int) or not 0 <= value <= most:
+        raise ValueError(f"{str(value)[:40]!r} is no number that could stand here")
+    return value
 
 
 def _wire_fault(fault: GatewayFault) -> dict[str, Any]:

@@ -26,6 +26,7 @@ _GATHER_S = 0.005  # acknowledgements that arrive together share a write
 _FLUSH_S = 10.0
 _CLEAN_S = 600.0
 _FORGOTTEN = timedelta(hours=1)
+_END_OF_TIME = 253_402_300_800  # epoch seconds: the year 10000
 _USED_LIMIT = 200_000  # keys
 _CHUNK = 1_000
 _PROBLEM_LIMIT = 100
@@ -57,8 +58,10 @@ class Writer:
         self._acknowledged.set()
 
     def used(self, keys: dict[str, float]) -> None:
-        """Last uses, epoch seconds by key id."""
+        """Last uses, epoch seconds by key id. Raises ValueError for what is no time."""
         for key_id, at in keys.items():
+            if not 0 <= at < _END_OF_TIME:
+                raise ValueError(f"{at} is no time of a use")
             if key_id in self._used or len(self._used) < _USED_LIMIT:
                 self._used[key_id] = max(at, self._used.get(key_id, 0.0))
 
