@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from itertools import chain
 from pathlib import Path
 
 from gateway_project.agent.store import ConfigStore, Position, Records, encoded_record, no_records
@@ -60,12 +61,13 @@ class SnapshotKeeper:
 
     @property
     def _has_news(self) -> bool:
-        """Only what the database has confirmed is written: never a copy of the file itself."""
-        return self._store.is_ready and self._store.as_of > self._written_as_of
+        """Only what the database has confirmed is written: never a copy of the file itself. The host's clock may have
+        been set back since the last time."""
+        return self._store.is_ready and self._store.as_of != self._written_as_of
 
     def _is_due(self) -> bool:
         is_changed = self._store.serial != self._written_serial
-        return self._has_news and (is_changed or self._store.as_of - self._written_as_of > self._renew_s)
+        return self._has_news and (is_changed or abs(self._store.as_of - self._written_as_of) > self._renew_s)
 
     async def _write(self) -> None:
         serial, as_of = self._store.serial, self._store.as_of
@@ -84,10 +86,12 @@ def _read(path: Path) -> tuple[Position, Records, float]:
     """Raises SnapshotFileError."""
     records = no_records()
     position, as_of = Position(), 0.0
-    for messages in read_snapshot_file(path):
-        for message in messages:
+    try:
+        for message in chain.from_iterable(read_snapshot_file(path)):
             if message["type"] == "records":
                 records[message["kind"]].update((each["id"], encoded_record(each)) for each in message["records"])
             elif message["type"] == "commit":
                 position, as_of = Position(message["revision"], message["token"]), message["as_of"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise SnapshotFileError(f"{path} holds what this version of the gateway cannot read: {error!r}") from None
     return position, records, as_of
