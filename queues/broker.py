@@ -43,6 +43,8 @@ def make_app(broker_url: str, folder: Path, events_queue: str, *, current: bool 
         worker_prefetch_multiplier=8,
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=True,  # they run again: completions may be told twice
+        # Else, after a lost connection, a pool thread and the main thread read the new one at the same time.
+        worker_enable_prefetch_count_reduction=False,
     )
     app.steps["worker"].add("queues.worker_events:WorkerEventsStep")
     return app
