@@ -1,6 +1,8 @@
 from typing import Any
 
 from django.apps import AppConfig
+from django.apps import apps as loaded
+from django.apps.registry import Apps
 from django.db.models.signals import post_migrate
 
 
@@ -13,7 +15,11 @@ class CoreConfig(AppConfig):
         post_migrate.connect(make_default_tenant, sender=self)
 
 
-def make_default_tenant(using: str, **_: Any) -> None:
-    from core.models import DEFAULT_TENANT, Tenant  # models are loaded only once every app is ready
+def make_default_tenant(using: str, apps: Apps = loaded, **_: Any) -> None:
+    from core.models import DEFAULT_TENANT  # models are loaded only once every app is ready
 
-    Tenant.objects.using(using).get_or_create(id=DEFAULT_TENANT, defaults={"name": "Default"})
+    try:
+        tenants = apps.get_model("core", "Tenant").objects
+    except LookupError:  # the migration was undone
+        return
+    tenants.using(using).get_or_create(id=DEFAULT_TENANT, defaults={"name": "Default"})
