@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import Max
 
 from core.faults import ClientFault
+from core.models import ConfigChange
 from core.revisions import Actor, RevisionWriter, locked, revision, stale
 from core.validation import FieldErrors, as_sentence, assign, invalid, taken
 from queues.models import QueueRoute
@@ -114,8 +115,14 @@ def set_weights(
 
 
 def weights_revision(service: ServiceConfig) -> int:
-    """The revision that last changed any of the service's versions."""
-    return service.versions.aggregate(latest=Max("revision"))["latest"] or 0
+    """The revision that last changed any of the service's versions, or took one away."""
+    gone = ConfigChange.objects.filter(
+        kind=ServiceVersion.kind, operation=ConfigChange.Operation.DELETE, before__service_id=service.pk
+    )
+    return max(
+        service.versions.aggregate(latest=Max("revision"))["latest"] or 0,
+        gone.aggregate(latest=Max("revision_id"))["latest"] or 0,
+    )
 
 
 def _validate_service(service: ServiceConfig) -> None:

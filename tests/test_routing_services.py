@@ -211,6 +211,20 @@ def test_a_weight_is_a_whole_number_in_range_or_nothing_changes(weight: Any) -> 
     assert ServiceVersion.objects.get().weight == 7
 
 
+def test_the_split_is_stale_once_a_version_is_gone() -> None:
+    service = _service()
+    first = create_version(service=service, version="v1", url=URL, **ANN)
+    create_version(service=service, version="v2", url=URL, **ANN)
+    seen = weights_revision(service)
+
+    delete_version(version=first, **ANN)
+
+    with pytest.raises(ClientFault) as raised:
+        set_weights(service=service, weights={"v2": 5}, if_revision=seen, **ANN)
+    assert raised.value.code == "stale_revision"
+    assert raised.value.members["current"] == weights_revision(service) == seen + 1
+
+
 def test_the_split_is_stale_once_another_admin_has_changed_it() -> None:
     service = _service()
     create_version(service=service, version="v1", url=URL, **ANN)
