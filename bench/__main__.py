@@ -14,12 +14,13 @@ from collections.abc import Callable
 
 from bench import cpu, feed, latency, memory, start, steps
 from bench.databases import Databases
-from bench.machine import CannotMeasure, Stage, check_programs, prepared
+from bench.machine import LOAD_AT_START, CannotMeasure, Stage, check_programs, prepared
 from bench.peers import PROGRAMS, start_upstream
 from bench.report import say
 
 KINDS = ("cpu", "latency", "memory", "feed", "start", "steps")
 _NEEDS = {"cpu": PROGRAMS, "all": PROGRAMS, "feed": ("taskset", "nginx"), "start": ("taskset", "nginx")}
+_IDLE = 0.5
 _NEEDS_OTHERWISE = ("taskset", "nginx", "wrk")
 
 
@@ -28,6 +29,8 @@ def main() -> None:
     began = time.monotonic()
     try:
         check_programs(_NEEDS.get(options.kind, _NEEDS_OTHERWISE))
+        if LOAD_AT_START > _IDLE:
+            say(f"The machine has other work (load average {LOAD_AT_START:.1f}): latencies will say little.")
         with prepared(), Stage() as stage:
             upstream_port = start_upstream(stage)
             with Databases(f"http://127.0.0.1:{upstream_port}") as databases:

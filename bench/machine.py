@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GATEWAY_CORE = 0
 LOAD_CORE = 1  # load, upstream and everything else share it
 _DEBIAN_PACKAGES = {"nginx": "nginx-light", "wrk": "wrk", "haproxy": "haproxy", "taskset": "util-linux"}
+LOAD_AT_START = os.getloadavg()[0]  # before we make our own
 _KEPT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
 _libc = ctypes.CDLL(None)
 
@@ -157,6 +158,7 @@ def description() -> dict[str, str]:
         "memory": f"{int(memory) / 2**20:.0f} GiB",
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "load_average_at_start": f"{LOAD_AT_START:.1f}",
     }
 
 
