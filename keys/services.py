@@ -116,9 +116,12 @@ def update_key(
     source: str,
     reason: str = "",
 ) -> ApiKey:
-    """``changes``: KEY_FIELDS; ``is_active`` false suspends and true activates."""
+    """``changes``: KEY_FIELDS; ``is_active`` false suspends and true activates. Whoever changes an admin key has all of
+    its scopes, those of before and of after; to stop a key, `suspend_key` and `revoke_key` ask for none of them."""
 
     def apply(current: ApiKey) -> None:
+        if current.is_admin:
+            _refuse_escalation(current.scopes, own_scopes)
         values = dict(changes)
         is_active = values.pop("is_active", None)
         assign(current, values, KEY_FIELDS)
@@ -240,7 +243,7 @@ def _set_active(key: ApiKey, is_active: bool) -> None:
 def _refuse_escalation(scopes: Sequence[str], own_scopes: Iterable[str] | None) -> None:
     beyond = [] if own_scopes is None else [scope for scope in scopes if not covers(tuple(own_scopes), scope)]
     if beyond:
-        raise PolicyDenied("insufficient_scope", f"You cannot give what you do not have yourself: {', '.join(beyond)}.")
+        raise PolicyDenied("insufficient_scope", f"This is beyond your own scopes: {', '.join(beyond)}.")
 
 
 def _validate(key: ApiKey) -> None:

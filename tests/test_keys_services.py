@@ -212,6 +212,16 @@ def test_nobody_gives_more_than_they_have() -> None:
         activate_key(key=greater, own_scopes=own, **ANN)
 
 
+def test_nobody_changes_a_key_with_more_scopes_than_their_own_but_may_stop_it() -> None:
+    admin_with_key()
+    greater, own = ApiKey.objects.get(), ("admin:keys:*",)
+    for changes in ({"scopes": ["admin:keys:read"]}, {"name": "mine"}, {"expires_at": timezone.now()}):
+        with pytest.raises(PolicyDenied, match=r"admin:\*"):
+            update_key(key=greater, changes=changes, own_scopes=own, **ANN)
+    assert ApiKey.objects.get().scopes == ["admin:*"]
+    assert revoke_key(key=suspend_key(key=greater, **ANN), **ANN).status == ApiKey.Status.REVOKED
+
+
 def test_admin_keys_and_keys_of_applications_do_not_turn_into_each_other() -> None:
     user, _ = admin_with_key()
     for row, scopes in ((_issue().row, ["admin:*"]), (ApiKey.objects.get(user=user), ["read:data"])):
