@@ -127,6 +127,8 @@ class ListViewSet(GenericViewSet[AnyRow], Generic[AnyRow]):
 class ConfigViewSet(ListViewSet[Row], Generic[Row]):
     """Beside GET: POST on the list; PUT, PATCH and DELETE on the object."""
 
+    has_news_between_revisions: ClassVar[bool] = False  # an object shows more than its revision says: never a 304
+
     # --- what a subclass gives ---
     def store(self, values: dict[str, Any], author: Author) -> tuple[Row, dict[str, Any]]:
         """Create. Returns the row and further members of the answer."""
@@ -153,7 +155,7 @@ class ConfigViewSet(ListViewSet[Row], Generic[Row]):
     def retrieve(self, request: Request, **_: Any) -> Response:
         row = self.get_object()
         headers = {"ETag": entity_tag(row.revision), "Cache-Control": "private, no-cache"}
-        if is_unchanged(request, row.revision):
+        if not self.has_news_between_revisions and is_unchanged(request, row.revision):
             return Response(status=304, headers=headers)
         return Response(self.get_serializer(row).data, headers=headers)
 

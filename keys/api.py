@@ -77,6 +77,7 @@ class KeyViewSet(ConfigViewSet[ApiKey]):
     filterset_class = KeyFilters
     lookup_field = "id"
     resource, plural = "keys", "keys"
+    has_news_between_revisions = True  # the last use, and that it has expired
     orderings: ClassVar = {"createdAt": "created_at", "name": "name", "owner": "owner"}
 
     @extend_schema(request=NewKeySerializer, responses={201: IssuedKeySerializer})

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from access.models import Application, SetupCompletion
@@ -49,6 +50,16 @@ def test_a_key_without_an_end_comes_with_a_warning(api: APIClient) -> None:
 
     assert created["expiresAt"] is None
     assert created["warning"]
+
+
+def test_the_last_use_of_a_key_is_news_although_it_is_no_revision(api: APIClient) -> None:
+    seen = api.get(f"/keys/{_create(api)['id']}")
+    ApiKey.objects.filter(pk=seen.json()["id"]).update(last_used_at=timezone.now())
+
+    again = api.get(f"/keys/{seen.json()['id']}", headers={"If-None-Match": seen["ETag"]})
+
+    assert (again.status_code, again["ETag"]) == (200, seen["ETag"])
+    assert again.json()["lastUsedAt"] is not None
 
 
 def test_keys_are_listed_as_documented(api: APIClient) -> None:
