@@ -19,13 +19,14 @@ _FROM_PROXIES = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-R
 
 
 def client_address(request: HttpRequest) -> str:
-    """The peer's address on the panel's port; what the worker says in X-Forwarded-For when it handed over (rule 24)."""
-    if not is_through_gateway(request):
-        return str(request.META.get("REMOTE_ADDR") or _UNKNOWN)
-    hops = _forwarded_for(request)
-    if not hops:
-        return _UNKNOWN
-    return TrustedProxies(settings.TRUSTED_PROXIES).client(hops[-1], [hop.encode("latin-1") for hop in hops[:-1]])
+    """What trusted proxies say (rule 24), seen from the peer on the panel's port, or from the address that the worker
+    gives as the last of X-Forwarded-For when it handed the request over."""
+    hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
+    if is_through_gateway(request):
+        peer = hops.pop() if hops else _UNKNOWN
+    else:
+        peer = str(request.META.get("REMOTE_ADDR") or _UNKNOWN)
+    return TrustedProxies(settings.TRUSTED_PROXIES).client(peer, [hop.encode("latin-1", "replace") for hop in hops])
 
 
 def is_direct_loopback(request: HttpRequest) -> bool:
@@ -41,10 +42,6 @@ def is_direct_loopback(request: HttpRequest) -> bool:
     except ValueError:
         return False
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-
-
-def _forwarded_for(request: HttpRequest) -> list[str]:
-    return [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
 
 
 class AddressThrottle:

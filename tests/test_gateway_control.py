@@ -114,6 +114,10 @@ def test_failures_count_for_the_address_that_the_worker_names(control: Control, 
         assert status(worker, "192.0.2.2") == 401
         # On its own port the peer counts, whatever it says.
         assert [status(panel, f"192.0.2.{number}") for number in (10, 11, 12)] == [401, 401, 429]
+        # But a proxy in front of it is believed, or one client's failures would hold everybody back.
+        settings.TRUSTED_PROXIES = ["127.0.0.1"]
+        assert [status(panel, "192.0.2.13, 192.0.2.14") for _ in range(3)] == [401, 401, 429]
+        assert status(panel, "192.0.2.15") == 401
 
 
 @pytest.mark.parametrize(
