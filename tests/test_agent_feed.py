@@ -275,6 +275,30 @@ def test_a_restored_backup_is_recognised_by_its_token_and_read_as_a_whole(play: 
     play(scenario)
 
 
+def test_a_restored_backup_that_ends_at_a_revision_passed_long_ago_is_read_as_a_whole(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        async with bench.joined() as (_, link):
+            await at(link, await bench.do(add, new_service("kept")))
+            first = await bench.do(latest)
+            lost = new_service("lost")
+            await at(link, await bench.do(add, lost))
+
+            def restore() -> None:
+                ConfigChange.objects.filter(revision_id=2).delete()
+                ConfigRevision.objects.filter(number=2).delete()
+                ServiceConfig.objects.filter(pk=lost.pk).delete()
+
+            await bench.do(restore)
+            await at_position(link, first)
+            assert list(link.snapshot.services) == ["kept"]
+            # Nobody takes revision 2 of the other history for an acknowledgement of the next one.
+            await until_database(bench, lambda: pending_nodes(2))
+            await at(link, await bench.do(add, new_service("next")))
+            assert sorted(link.snapshot.services) == ["kept", "next"]
+
+    play(scenario)
+
+
 # --- several workers -----------------------------------------------------------------------------------------------
 def test_every_worker_of_a_host_follows_and_has_a_node_of_its_own(play: Play) -> None:
     async def scenario(bench: Bench) -> None:

@@ -26,7 +26,11 @@ class Changes:
 
 
 class HistoryUnknown(Exception):
-    """The database does not know the position, or too much has happened since: only reading everything helps."""
+    """The database does not know the position: this is another history, and only reading everything helps."""
+
+
+class TooManyChanges(Exception):
+    """Reading everything is less work."""
 
 
 def latest_position() -> Position:
@@ -35,7 +39,7 @@ def latest_position() -> Position:
 
 
 def changes_since(position: Position) -> Changes | None:
-    """None: nothing has changed. Raises HistoryUnknown. Needs a reading thread (`agent.database`)."""
+    """None: nothing has changed. Raises HistoryUnknown or TooManyChanges. Needs a reading thread (`agent.database`)."""
     if latest_position() == position:
         return None
     with transaction.atomic():
@@ -46,7 +50,7 @@ def changes_since(position: Position) -> Changes | None:
         refs = _refs_by_revision(position.number)
         concerned = frozenset[Ref]().union(*refs.values())
         if not revisions or len(revisions) > _MANY_REVISIONS or len(concerned) > _MANY_REFS:
-            raise HistoryUnknown
+            raise TooManyChanges
         steps = [(revision, frozenset(refs.get(revision.number, ()))) for revision in revisions]
         return Changes(steps, compile_refs(concerned))
 

@@ -16,7 +16,14 @@ from django.conf import settings
 from django.db import connections
 
 from core.revisions import NOTIFY_CHANNEL
-from gateway_project.agent.changes import Changes, HistoryUnknown, changes_since, data_version, everything
+from gateway_project.agent.changes import (
+    Changes,
+    HistoryUnknown,
+    TooManyChanges,
+    changes_since,
+    data_version,
+    everything,
+)
 from gateway_project.agent.database import DatabaseAway, DatabaseThread
 from gateway_project.agent.store import ConfigStore
 
@@ -28,11 +35,15 @@ _PATIENCE_S = 1.0  # for the first look, before workers get the last good snapsh
 
 
 class Follower:
-    """``on_look`` is called after every look that succeeded and after everything that changed the store."""
+    """``on_look`` is called after every look that succeeded and after everything that changed the store,
+    ``on_other_history`` when the database turns out to hold another history than the store."""
 
-    def __init__(self, store: ConfigStore, on_look: Callable[[], None]) -> None:
+    def __init__(
+        self, store: ConfigStore, on_look: Callable[[], None], on_other_history: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._on_look = on_look
+        self._on_other_history = on_other_history
         self._looks = DatabaseThread("feed", reading=True)
         self._loads = DatabaseThread("load", reading=True)
         self._wake = asyncio.Event()
@@ -88,6 +99,11 @@ class Follower:
                 logger.warning(
                     "the database does not know revision %d: reading everything", self._store.position.number
                 )
+                self._store.forget_history()
+                self._on_other_history()
+            self._load_wanted.set()
+            return
+        except TooManyChanges:
             self._load_wanted.set()
             return
         self._note_back()

@@ -40,7 +40,7 @@ class Agent:
     def __init__(self) -> None:
         self.store = ConfigStore()
         self.server = AgentServer(self.store, settings.VAR_DIR / "agent.sock", self._on_message)
-        self.follower = Follower(self.store, self.server.wake)
+        self.follower = Follower(self.store, self.server.wake, self._on_other_history)
         self.writer = Writer(settings.NODE_NAME, self._node_states)
         self.keeper = SnapshotKeeper(self.store, settings.VAR_DIR / "snapshot.bin", settings.MAX_CONFIG_AGE)
         self.metrics = WorkerMetrics(self._gauges)
@@ -85,6 +85,11 @@ class Agent:
             self.metrics.take(peer.pid, message)
         elif kind == "used":
             self.writer.used(message["keys"])
+
+    def _on_other_history(self) -> None:
+        """What workers have applied means nothing there, and whoever waits for them must not believe it."""
+        self.server.forget_applied()
+        self.writer.acknowledged()
 
     def _node_states(self) -> list[NodeState]:
         """One for each slot. While a worker is replaced two of them serve, and the slot is where the slower one is."""

@@ -75,6 +75,11 @@ class AgentServer:
         for peer in self.peers:
             peer.wake.set()
 
+    def forget_applied(self) -> None:
+        """Until the workers acknowledge again."""
+        for peer in self.peers:
+            peer.applied_revision = 0
+
     # --- one worker ---
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -128,6 +128,12 @@ class ConfigStore:
         self._history = deque([_Step(self.serial + 1, position, frozenset())])
         self._history_refs = 0
 
+    def forget_history(self) -> None:
+        """The database does not know the position, as after the restore of a backup: what is loaded next takes the
+        place of everything, also where the position that it has was once passed here."""
+        self._history = deque([self._history[-1]])
+        self._history_refs = 0
+
     def _remember(self, position: Position, refs: frozenset[Ref]) -> None:
         self._history.append(_Step(self.serial + 1, position, refs))
         self._history_refs += len(refs)
