@@ -168,7 +168,7 @@ def test_a_port_in_use_ends_the_start_with_one_sentence(tmp_path: Path, setting:
     [
         ({"DEMO_PORT": "many"}, "DEMO_PORT must be from 1 to 65533, not many."),
         ({"PORT": "70000"}, "PORT must be from 1 to 65535, not 70000."),
-        ({"WORKERS": "some"}, "WORKERS is malformed"),
+        ({"WORKERS": "some"}, "WORKERS must be a whole number"),
         ({"TRUSTED_PROXIES": "10.0.0.0/99"}, "TRUSTED_PROXIES holds '10.0.0.0/99'"),
     ],
 )

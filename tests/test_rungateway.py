@@ -255,7 +255,10 @@ SECRET = "a secret key of at least 32 characters"
         ({}, "SECRET_KEY is not set."),
         ({"SECRET_KEY": "short"}, "SECRET_KEY is too short"),
         ({"SECRET_KEY": SECRET}, "DATABASE_URL is not set."),
-        ({"SECRET_KEY": SECRET, "DATABASE_URL": "mysql://localhost/x"}, "DATABASE_URL must be a postgres:// URL"),
+        (
+            {"SECRET_KEY": SECRET, "DATABASE_URL": "mysql://localhost/x"},
+            "DATABASE_URL is malformed: it must be a URL such as postgres://",
+        ),
     ],
 )
 def test_a_missing_setting_ends_the_start_with_one_sentence(
@@ -340,5 +343,5 @@ def test_uvicorn_alone_says_what_is_wrong_with_the_settings(start_asgi: Start, t
     _, process = start_asgi(WORKERS="none at all")
     assert process.wait(30) != 0
     log = (tmp_path / "asgi.log").read_text()
-    assert "portcullis: WORKERS is malformed" in log
+    assert "portcullis: WORKERS must be a whole number" in log
     assert "Traceback" not in log
