@@ -127,6 +127,7 @@ class ListViewSet(GenericViewSet[AnyRow], Generic[AnyRow]):
 class ConfigViewSet(ListViewSet[Row], Generic[Row]):
     """Beside GET: POST on the list; PUT, PATCH and DELETE on the object."""
 
+    is_conditional: ClassVar[bool] = True  # for the OpenAPI document: If-Match and If-None-Match count
     has_news_between_revisions: ClassVar[bool] = False  # an object shows more than its revision says: never a 304
 
     # --- what a subclass gives ---

@@ -18,6 +18,7 @@ _VERBS = {
     "activate": "Activate",
 }
 _WRITES = ("PUT", "PATCH", "DELETE")
+_STATE_CHANGES = ("suspend", "activate")
 
 
 class AdminSchema(AutoSchema):
@@ -47,13 +48,14 @@ class AdminSchema(AutoSchema):
         return inspect.cleandoc(getattr(action, "__doc__", None) or own or "")
 
     def get_override_parameters(self) -> list[Any]:
-        if not hasattr(self.view, "plural"):
+        if not getattr(self.view, "is_conditional", False):
             return []
-        if self.method in _WRITES:
+        if self.method in _WRITES or getattr(self.view, "action", "") in _STATE_CHANGES:
             return [_IF_MATCH, _PREFER, _CHANGE_REASON]
         if self.method == "POST":
             return [_PREFER, _CHANGE_REASON]
-        return [] if self._is_list_view() else [_IF_NONE_MATCH]
+        has_news = getattr(self.view, "has_news_between_revisions", False)
+        return [] if self._is_list_view() or has_news else [_IF_NONE_MATCH]
 
 
 def _header(name: str, description: str) -> OpenApiParameter:
@@ -114,4 +116,6 @@ def add_problems(result: dict[str, Any], generator: Any, request: Any, public: b
     for path in result["paths"].values():
         for operation in path.values():
             operation["responses"]["default"] = problem
+            if any(parameter["name"] == "If-None-Match" for parameter in operation.get("parameters", ())):
+                operation["responses"]["304"] = {"description": "It is still as `If-None-Match` says"}
     return result

@@ -77,7 +77,7 @@ class IssuedKeySerializer(KeySerializer):
     """The one answer that holds the key. ``warning`` says what to think of when it never expires."""
 
     key = serializers.CharField(read_only=True)
-    warning = serializers.CharField(read_only=True, required=False)
+    warning = serializers.CharField(required=False)
     Meta = config_meta(ApiKey, *_WRITABLE, read_only=(*_READ_ONLY, "key", "warning"))
 
 

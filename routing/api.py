@@ -128,6 +128,7 @@ class WeightsView(APIView):
 
     resource = "services"
     serializer_class = WeightsSerializer
+    is_conditional = True
 
     @extend_schema(responses=WeightsSerializer)
     def get(self, request: Request, name: str) -> Response:

@@ -81,7 +81,7 @@ class WeightsSerializer(StrictSerializer):
     weights = serializers.DictField(child=WholeNumber(min_value=0, max_value=10_000))
 
 
-@extend_schema_field({"type": ["string", "null"], "description": "By name"})
+@extend_schema_field({"type": "string", "description": "By name"})
 class ByName(serializers.Field[Any, Any, Any, Any]):
     """A row that is referred to by its name."""
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from jsonschema import Draft202012Validator
 from rest_framework.test import APIClient
 
 pytestmark = pytest.mark.django_db
@@ -55,8 +56,36 @@ def test_lists_and_conditional_requests_are_described(document: dict[str, Any]) 
     page = document["components"]["schemas"][reference.rpartition("/")[2]]
     assert set(page["properties"]) == {"keys", "count", "cursor"}
     assert {"limit", "cursor", "ordering", "search", "status"} <= {each["name"] for each in listing["parameters"]}
-    write = document["paths"]["/admin/routing/services/{name}"]["put"]
-    assert {"If-Match", "Prefer", "X-Change-Reason"} <= {each["name"] for each in write["parameters"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "headers"),
+    [
+        ("/admin/routing/services", "post", {"Prefer", "X-Change-Reason"}),
+        ("/admin/routing/services/{name}", "get", {"If-None-Match"}),
+        ("/admin/routing/services/{name}", "put", {"If-Match", "Prefer", "X-Change-Reason"}),
+        ("/admin/routing/services/{name}/weights", "get", {"If-None-Match"}),
+        ("/admin/routing/services/{name}/weights", "put", {"If-Match", "Prefer", "X-Change-Reason"}),
+        ("/keys/{id}", "get", set()),  # it tells more than its revisions
+        ("/keys/{id}/suspend", "post", {"If-Match", "Prefer", "X-Change-Reason"}),
+        ("/admin/revisions/{number}", "get", set()),
+    ],
+)
+def test_the_headers_that_count_are_described(
+    document: dict[str, Any], path: str, method: str, headers: set[str]
+) -> None:
+    operation = document["paths"][path][method]
+    assert {each["name"] for each in operation["parameters"] if each["in"] == "header"} == headers
+    assert ("304" in operation["responses"]) is ("If-None-Match" in headers)
+
+
+def test_every_schema_is_one(document: dict[str, Any]) -> None:
+    for schema in document["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_what_a_new_key_may_lack_is_not_required(document: dict[str, Any]) -> None:
+    assert not {"warning", "expiresAt"} & set(document["components"]["schemas"]["IssuedKey"]["required"])
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
