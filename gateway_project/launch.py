@@ -46,6 +46,20 @@ def make_var_dir() -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise CannotStart(f"VAR_DIR {path} cannot be made: {error.strerror}.") from None
+    if path.stat().st_mode & 0o007:
+        say(f"VAR_DIR {path} is open to every user of this host; its owner can close it: chmod o= {path}")
+
+
+def check_access_log() -> None:
+    """Raises CannotStart when the workers could not write it."""
+    path = settings.ACCESS_LOG
+    if path == "-":
+        return
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600))
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a pipe that nobody reads yet
+            raise CannotStart(f"ACCESS_LOG {path} cannot be written: {error.strerror}.") from None
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_project.launch import CannotStart, check_ports, exclusive
+from gateway_project.launch import CannotStart, check_access_log, check_ports, exclusive, make_var_dir
 from gateway_project.probes import worker_is_ready
 from gateway_project.processes import (
     FIRST_DELAY_S,
@@ -263,6 +263,29 @@ def test_a_second_gateway_with_the_same_directory_is_refused(tmp_path: Path) -> 
         pass
     with exclusive(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(("name", "reason"), [("", "Is a directory"), ("none/access.log", "No such file or directory")])
+def test_an_access_log_that_cannot_be_written_is_said(tmp_path: Path, settings: Any, name: str, reason: str) -> None:
+    settings.ACCESS_LOG = str(tmp_path / name)
+    with pytest.raises(CannotStart, match=rf"^ACCESS_LOG {settings.ACCESS_LOG} cannot be written: {reason}\.$"):
+        check_access_log()
+
+
+def test_an_access_log_is_private_from_the_start(tmp_path: Path, settings: Any) -> None:
+    settings.ACCESS_LOG = str(tmp_path / "access.log")
+    check_access_log()
+    assert (tmp_path / "access.log").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("mode", "is_open"), [(0o700, False), (0o750, False), (0o755, True)])
+def test_a_directory_that_everybody_may_read_is_said(
+    tmp_path: Path, settings: Any, capsys: pytest.CaptureFixture[str], mode: int, is_open: bool
+) -> None:
+    settings.VAR_DIR = tmp_path
+    tmp_path.chmod(mode)
+    make_var_dir()
+    assert ("is open to every user" in capsys.readouterr().out) is is_open
 
 
 SHARED_PORT_SERVER = """

@@ -79,6 +79,7 @@ class Command(BaseCommand):
     def _run(self, *, has_events_worker: bool) -> None:
         launch.check_ports([*launch.gateway_addresses(), *self.extra_addresses()])
         launch.make_var_dir()
+        launch.check_access_log()
         with launch.exclusive(settings.VAR_DIR):
             self.prepare()
             launch.raise_descriptor_limit()
