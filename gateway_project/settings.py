@@ -74,7 +74,9 @@ ADMIN_PORT = env.number("ADMIN_PORT", 4201, 1, 65535)
 METRICS_BIND = env.address("METRICS_BIND", "127.0.0.1")
 METRICS_PORT = env.number("METRICS_PORT", 9090, 1, 65535)
 WORKERS = env.number("WORKERS", 1 if EMBEDDED else max(os.cpu_count() or 1, 1), 1, 512)
-NODE_NAME = env.text("NODE_NAME", os.uname().nodename, form=r"[\w.:-]{1,180}", says="letters, digits and . _ : -")
+# Two gateways on one host and one database must not take each other's heartbeats for their own.
+_node_name = os.uname().nodename if PORT == 4200 else f"{os.uname().nodename}:{PORT}"
+NODE_NAME = env.text("NODE_NAME", _node_name, form=r"[\w.:-]{1,180}", says="letters, digits and . _ : -")
 LOG_LEVEL = env.text("LOG_LEVEL", "INFO").upper()
 if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR"):
     raise ImproperlyConfigured(f"LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR, not {LOG_LEVEL!r}.")

@@ -134,6 +134,12 @@ def test_workers_reach_control_whatever_hosts_are_allowed(monkeypatch: pytest.Mo
     assert load()["ALLOWED_HOSTS"] == ["panel.example.com", "control"]
 
 
+def test_two_gateways_on_one_host_are_two_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load()["NODE_NAME"]
+    monkeypatch.setenv("PORT", "4300")
+    assert load()["NODE_NAME"] == f"{first}:4300"
+
+
 def test_the_secret_key_of_the_embedded_mode_is_made_once_and_private(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
