@@ -15,11 +15,13 @@ from access.records import ApplicationRecord, Grant
 from core.context import Exchange
 from core.faults import ClientFault
 from gateway_project.dataplane.snapshot import Snapshot
+from keys.records import KeyRecord
 from queues.records import QueueRouteRecord
 from routing.forwarding import Terms
 from routing.paths import has_empty_segment
 from routing.records import RouteRecord, ServiceRecord, VersionRecord
 from routing.rewriting import upstream_target
+from routing.selection import choose_version
 from routing.table import implicit
 
 _MAX_REMEMBERED = 4096
@@ -32,6 +34,7 @@ class Match:
     """What host, method and path lead to. One of ``service`` and ``queue_route`` is set."""
 
     __slots__ = (
+        "_choices",
         "_grants",
         "_request_paths",
         "api_version",
@@ -66,14 +69,16 @@ class Match:
         self.template: str = route.template if route is not None else led_to.template
         self.max_body_bytes: int | None = route.max_body_bytes if route is not None else None
         self.terms: Terms | None = None
-        # By application and by version, once the match is remembered.
+        # By application, by version and by key, once the match is remembered.
         self._grants: dict[str, Grant] | None = None
+        self._choices: dict[str, tuple[VersionRecord, bytes]] | None = None
         self._request_paths: dict[str, bytes] | None = None
 
     def keep(self) -> None:
         """From now on, what follows from the match is remembered with it."""
         self._grants = {}
         self._request_paths = {}
+        self._choices = {}
 
     def grant(self, application: ApplicationRecord) -> Grant:
         """What ``application`` may do here. Raises PolicyDenied."""
@@ -84,6 +89,22 @@ class Match:
             if grants is not None and len(grants) < _MAX_GRANTS:
                 grants[application.id] = grant
         return grant
+
+    def usual_version(self, key: KeyRecord, grant: Grant, raw_path: bytes) -> tuple[VersionRecord, bytes]:
+        """The version that answers ``key`` where the request names none, and the path to ask it for: the split goes by
+        key, so it is always the same. Raises GatewayFault."""
+        choices = self._choices
+        choice = choices.get(key.id) if choices is not None else None
+        if choice is None:
+            version = choose_version(self.served_by(), grant.versions, None, key.point)
+            choice = version, self.request_path(version, raw_path)
+            if choices is not None and len(choices) < _MAX_GRANTS:
+                choices[key.id] = choice
+        return choice
+
+    def served_by(self) -> ServiceRecord:
+        assert self.service is not None  # asked only of matches that lead to a service
+        return self.service
 
     def request_path(self, version: VersionRecord, raw_path: bytes) -> bytes:
         """The path to ask the version's targets for."""

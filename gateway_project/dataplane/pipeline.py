@@ -62,7 +62,8 @@ class Pipeline:
             return
         if b"x-gateway-debug" in exchange.noted:
             self._debug(exchange, match)
-        self._filter(exchange, match)
+        if exchange.has_body:
+            self._filter(exchange, match)
         grant, subject, point = self._admit(exchange, snapshot, match)
         self._limit(exchange, grant, subject)
         if is_new and match.method is exchange.method:
@@ -111,8 +112,6 @@ class Pipeline:
 
     # --- 5 edge filters ---
     def _filter(self, exchange: Exchange, match: Match) -> None:
-        if not exchange.has_body:
-            return
         limit = match.max_body_bytes if match.max_body_bytes is not None else self._settings.max_body_bytes
         exchange.max_body_bytes = limit
         if (exchange.content_length or exchange.bytes_in) > limit:
@@ -208,7 +207,13 @@ class Pipeline:
             requested: str | None = route.version
         else:
             requested = requested_version(match.api_version, noted.get(b"x-api-version"), noted.get(b"accept"))
-        version = exchange.version = choose_version(service, grant.versions, requested, point)
+        key = exchange.key
+        if requested is None and key is not None:
+            version, path = match.usual_version(key, grant, exchange.raw_path)
+        else:
+            version = choose_version(service, grant.versions, requested, point)
+            path = match.request_path(version, exchange.raw_path)
+        exchange.version = version
         targets = version.targets
         if len(targets) == 1:
             target = targets[0]
@@ -216,7 +221,6 @@ class Pipeline:
             turn = self._turns.get((service.id, version.name), -1) + 1
             self._turns[service.id, version.name] = turn
             target = targets[turn % len(targets)]
-        path = match.request_path(version, exchange.raw_path)
         return target, path if exchange.query is None else path + b"?" + exchange.query
 
     def _terms_of(self, match: Match, service: ServiceRecord) -> Terms:
