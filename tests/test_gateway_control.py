@@ -206,6 +206,19 @@ def test_files_are_served_whole(control: Control, static_file: bytes) -> None:
     assert answer.content == static_file
 
 
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """Nagle's algorithm and delayed acknowledgements together cost 40 ms an answer."""
+    with (
+        tcp_socket("127.0.0.1", 0) as listener,
+        socket.socket() as client,
+    ):
+        listener.listen()
+        client.connect(listener.getsockname())
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_head_beyond_its_limit_is_refused_before_it_is_whole(control: Control) -> None:
     begin = b"GET /health HTTP/1.1\r\nHost: a\r\nX-Long: "
     with socket.create_connection(("127.0.0.1", control.port), timeout=10) as client:
