@@ -137,11 +137,16 @@ def _check_destination(route: Route, errors: FieldErrors) -> None:
     if route.service is None:
         errors.add("version", "Only a route that leads to a service can pin a version.")
         return
-    known = set(route.service.versions.values_list("version", flat=True))
-    if route.service.default_url:
-        known.add(route.service.current_version or "default")
-    if route.version not in known:
+    if route.version not in known_versions(route.service):
         errors.add("version", f"{route.service.name} has no version {route.version[:80]!r}.")
+
+
+def known_versions(service: ServiceConfig) -> set[str]:
+    """The names that a route may pin: the versions, and what the default URL is called."""
+    known = set(service.versions.values_list("version", flat=True))
+    if service.default_url:
+        known.add(service.current_version or "default")
+    return known
 
 
 def _check_timeout(row: ServiceConfig | Route, field: str, errors: FieldErrors) -> None:

@@ -15,7 +15,7 @@ from core.models import ConfigChange
 from core.revisions import Actor, RevisionWriter, locked, revision, stale
 from core.validation import FieldErrors, as_sentence, assign, invalid, taken
 from queues.models import QueueRoute
-from routing.checks import check_route, check_service, check_target, check_version, check_weight
+from routing.checks import check_route, check_service, check_target, check_version, check_weight, known_versions
 from routing.compile import compile_route, compile_service
 from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
 from routing.records import RouteRecord, ServiceRecord
@@ -55,7 +55,8 @@ def update_service(
     source: str,
     reason: str = "",
 ) -> ServiceConfig:
-    """``changes``: SERVICE_FIELDS. The name stays: clients' URLs and applications' permissions are made of it."""
+    """``changes``: SERVICE_FIELDS. The name stays: clients' URLs and applications' permissions are made of it. Refused
+    (``conflict``, ``routes``: names) while a route pins a version that would go with the default URL."""
     with revision(actor=actor, source=source, reason=reason) as change:
         current = locked(service, if_revision)
         before = current.recorded()
@@ -65,9 +66,17 @@ def update_service(
                 "name", "The name cannot change: clients and applications use it. Make another service instead."
             )
         _validate_service(current)
+        _refuse_to_unpin(current)
         change.save(current, before)
         _refuse_what_does_not_compile(current)
     return current
+
+
+def _refuse_to_unpin(service: ServiceConfig) -> None:
+    """Another default URL or current version may take away the version that a route pins."""
+    unpinned = service.routes.exclude(version="").exclude(version__in=known_versions(service)).order_by("name")
+    names = list(unpinned.values_list("name", flat=True))
+    refuse_while_routed(names, f"a version of {service.name} that this would take away")
 
 
 def delete_service(

@@ -271,6 +271,18 @@ def test_deleting_a_service_takes_versions_and_targets_along_and_says_so() -> No
     assert not ServiceVersion.objects.exists()
 
 
+@pytest.mark.parametrize("changes", [{"default_url": ""}, {"current_version": "v2"}])
+def test_a_default_url_that_a_route_pins_stays(changes: dict[str, str]) -> None:
+    service = _service(default_url=URL)
+    create_route(name="pinned", path="/api/v1/pinned", service=service, version="default", **ANN)
+
+    with pytest.raises(ClientFault) as raised:
+        update_service(service=service, changes=changes, **ANN)
+    assert raised.value.members["routes"] == ["pinned"]
+
+    assert update_service(service=service, changes={"default_url": URL + "/new"}, **ANN).default_url == URL + "/new"
+
+
 def test_a_version_that_a_route_pins_stays() -> None:
     service = _service()
     version = create_version(service=service, version="v1", url=URL, **ANN)
