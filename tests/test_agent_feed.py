@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from django.conf import settings as django_settings
+from django.contrib.sessions.models import Session
 from django.utils import timezone
 
 from access.models import Application, EndpointWhitelist
@@ -21,7 +22,7 @@ from core.revisions import revision
 from core.wire import encode
 from gateway_project.agent.changes import everything
 from gateway_project.agent.database import DatabaseThread
-from gateway_project.agent.writer import _forget_old_nodes
+from gateway_project.agent.writer import clean
 from gateway_project.dataplane.agent_link import AgentLink
 from keys.models import ApiKey
 from routing.models import Route, ServiceConfig, ServiceVersion
@@ -347,17 +348,20 @@ def test_last_uses_are_stored_without_a_revision_and_never_move_back(play: Play)
 
 
 # --- nodes ---------------------------------------------------------------------------------------------------------
-def test_a_node_that_was_not_seen_for_an_hour_is_forgotten(play: Play) -> None:
+def test_nodes_that_were_not_seen_for_an_hour_and_sessions_that_have_ended_are_forgotten(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
         seen = {"old/0": timedelta(minutes=61), "recent/0": timedelta(minutes=59)}
 
         def store() -> None:
             for id, ago in seen.items():
                 GatewayNode.objects.create(id=id, host=id[:-2], slot=0, seen_at=timezone.now() - ago)
+            for key, ago in (("ended", timedelta(seconds=1)), ("alive", timedelta(days=-1))):
+                Session.objects.create(session_key=key, session_data="", expire_date=timezone.now() - ago)
 
         await bench.do(store)
-        await bench.do(_forget_old_nodes)
+        await bench.do(clean)
         assert await bench.do(lambda: [node.pk for node in GatewayNode.objects.all()]) == ["recent/0"]
+        assert await bench.do(lambda: [session.pk for session in Session.objects.all()]) == ["alive"]
 
     play(scenario)
 

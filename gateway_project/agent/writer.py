@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from django.contrib.sessions.backends.db import SessionStore
 from django.db.models import Q
 from django.db.models.functions import Now
 
@@ -97,7 +98,7 @@ class Writer:
         while True:
             await asyncio.sleep(_FLUSH_S)
             await self.flush()
-            if time.monotonic() >= next_clean and await self._try(_forget_old_nodes):
+            if time.monotonic() >= next_clean and await self._try(clean):
                 next_clean = time.monotonic() + _CLEAN_S
 
     async def beat(self) -> None:
@@ -142,7 +143,9 @@ def _remove_nodes(name: str, but: list[int]) -> None:
     GatewayNode.objects.filter(host=name).exclude(slot__in=but).delete()
 
 
-def _forget_old_nodes() -> None:
+def clean() -> None:
+    """Forget nodes that are long gone, and panel sessions that have ended: nobody else would."""
+    SessionStore.clear_expired()
     GatewayNode.objects.filter(seen_at__lt=Now() - _FORGOTTEN).delete()
 
 
