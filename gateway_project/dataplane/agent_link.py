@@ -117,12 +117,14 @@ class AgentLink:
 
     # --- connection ---
 
-    async def start(self) -> None:
-        """Connect, or load the last good snapshot if the agent is not there, and go on trying for ever."""
+    async def start(self) -> bool:
+        """Connect, or load the last good snapshot if the agent is not there, and go on trying for ever. Returns
+        whether the agent is there, so that a snapshot is to be expected soon."""
         streams = await self._reach()
         if streams is None:
             await self._load_file()
         self._task = asyncio.create_task(self._run(streams), name="agent link")
+        return streams is not None
 
     async def close(self) -> None:
         tasks = [task for task in (self._task, *self._releases) if task is not None]

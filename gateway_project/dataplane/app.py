@@ -38,6 +38,7 @@ from routing.upstream.pool import Connector
 logger = logging.getLogger("portcullis")
 
 SWEEP_S = 0.2
+FIRST_SNAPSHOT_LOOKS = 300  # every 10 ms
 _REPORT_S = 1.0
 _USED_S = 10.0
 _SWEEP_BUDGET = 2000  # buckets looked at in one sweep
@@ -89,8 +90,16 @@ class Gateway:
         self.forwarder = Forwarder(connector, self.key_header, b"via: 1.1 portcullis\r\n", self.refuse_forwarded)
         self.access_log = AccessLog(self.settings.access_log)
         self._renew_date()
-        await self.link.start()
+        if await self.link.start():
+            await self._await_snapshot()
         self._timer = self.loop.create_task(self._keep_time())
+
+    async def _await_snapshot(self) -> None:
+        """A worker that takes its place among others must not answer before it knows what they know."""
+        for _ in range(FIRST_SNAPSHOT_LOOKS):
+            if self.has_snapshot:
+                return
+            await asyncio.sleep(0.01)
 
     async def shutdown(self) -> None:
         if self._timer is not None:

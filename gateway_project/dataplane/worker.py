@@ -38,8 +38,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.bind((host, port))
-    listener.listen(BACKLOG)
+    listener.bind((host, port))  # the server listens when the worker can answer: no client comes to one that cannot
     listener.setblocking(False)
     return listener
 
@@ -101,6 +100,7 @@ async def serve(settings: WorkerSettings) -> None:
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=FINISH_S,
+        backlog=BACKLOG,
     )
     listener = listening_socket(settings.bind, settings.port)
     server = WorkerServer(config, gateway, listener)
