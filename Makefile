@@ -8,10 +8,10 @@ DEPLOY_ENV := DATABASE_URL=postgres://portcullis@db.example.com/portcullis PANEL
 	ALLOWED_HOSTS=panel.example.com VAR_DIR=$(CURDIR)/.tool-var
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench lock clean
+.PHONY: help run test test-faults fuzz soak check format bench lock clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Settings of make run: PORT ADMIN_PORT METRICS_PORT DEMO_PORT VAR_DIR, by environment."
 	@echo "  make test ARGS='tests/test_demo.py -k login' runs some of the tests."
@@ -20,9 +20,22 @@ run:  ## the gateway with a demo beside it, needing no server; Ctrl-C stops all 
 	@deploy/make-venv.sh requirements.lock
 	@exec $(PYTHON_IN_VENV) manage.py demo --embedded
 
-test:  ## every test; uses or starts PostgreSQL, Redis, RabbitMQ and Chromium as far as they are installed
+test:  ## every test but those of faults; uses or starts PostgreSQL, Redis, RabbitMQ and Chromium as far as they are installed
 	@deploy/make-venv.sh requirements-dev.lock
-	@exec $(PYTHON_IN_VENV) -m pytest $(ARGS)
+	@exec $(PYTHON_IN_VENV) -m pytest $(or $(ARGS),-q -n auto --dist loadgroup)
+
+test-faults:  ## whole gateways whose processes, servers and targets are killed, hang and lie, for some five minutes
+	@deploy/make-venv.sh requirements-dev.lock
+	@$(PYTHON_IN_VENV) -m pytest tests/faults/test_under_load.py $(ARGS)
+	@exec $(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadgroup tests/faults --ignore tests/faults/test_under_load.py $(ARGS)
+
+fuzz:  ## the OpenAPI document against the admin API, by many requests for each operation: FUZZ_EXAMPLES=20 of each kind
+	@deploy/make-venv.sh requirements-dev.lock
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20) exec $(PYTHON_IN_VENV) -m pytest -q -n auto tests/test_api_fuzzing.py $(ARGS)
+
+soak:  ## a mixed load for ten minutes, and whether memory or descriptors grow; ARGS="--minutes 60" for longer
+	@deploy/make-venv.sh requirements-dev.lock
+	@exec $(PYTHON_IN_VENV) -m tests.faults.soak $(ARGS)
 
 check:  ## everything that can be said without running it: style, types, layers, migrations, deployment
 	@deploy/make-venv.sh requirements-dev.lock

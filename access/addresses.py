@@ -70,8 +70,13 @@ def _hop_address(hop: bytes) -> str | None:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
-    address = _parse(text)
+    address = _parse(text.partition("%")[0])  # a zone (RFC 4007) means something to its own host alone
     return None if address is None else str(address)
+
+
+def is_loopback(text: str) -> bool:
+    address = _parse(text)
+    return address is not None and address.is_loopback
 
 
 def failure_bucket(address: str) -> str:

@@ -20,8 +20,7 @@ def authorize(application: ApplicationRecord, destination: str, path: bytes, met
     ``endpoint_not_whitelisted`` or ``method_not_whitelisted``.
     """
     if application.services is not None and destination not in application.services:
-        detail = f"The application {application.name} may not use the service {destination}."
-        raise PolicyDenied("service_not_allowed", detail)
+        raise service_not_allowed(application, destination)
     entries = application.whitelist.best(path) if application.whitelist is not None else ()
     for entry in entries:
         if entry.methods is None or method in entry.methods:
@@ -29,6 +28,11 @@ def authorize(application: ApplicationRecord, destination: str, path: bytes, met
     if application.is_listed:
         raise _not_whitelisted(application, entries, path, method)
     return application.grant
+
+
+def service_not_allowed(application: ApplicationRecord, destination: str) -> PolicyDenied:
+    detail = f"The application {application.name} may not use the service {destination}."
+    return PolicyDenied("service_not_allowed", detail)
 
 
 def _not_whitelisted(
@@ -55,16 +59,19 @@ class PublicIndex:
         self._entries: PathTrie[_PublicEntry] = entries if entries is not None else PathTrie()
         self._is_empty = not self._entries
 
-    def find(self, path: bytes, method: bytes, destination: str) -> tuple[ApplicationRecord, EntryRecord] | None:
+    def find(
+        self, path: bytes, method: bytes, destination: str, others: Iterable[str] = (), *, tenant_id: str
+    ) -> tuple[ApplicationRecord, EntryRecord] | None:
         """The entry that lets an anonymous request pass, and whose it is; None when there is none.
 
-        Among the entries of applications that may use ``destination`` the most specific ones decide, of these the
-        oldest that takes the method.
+        Among the entries of applications of the tenant that may use ``destination`` (and ``others``, where the answer
+        is made of several services') the most specific ones decide, of these the oldest that takes the method.
         """
         if self._is_empty:
             return None
         for group in self._entries.groups(path):
-            deciding = [item for item in group if _serves(item[2], destination)]
+            own = (item for item in group if item[2].tenant_id == tenant_id)
+            deciding = [item for item in own if _serves(item[2], destination, others)]
             if deciding:
                 accepting = [item for item in deciding if item[1].accepts(method)]
                 if not accepting:
@@ -86,8 +93,9 @@ class PublicIndex:
             self._is_empty = False
 
 
-def _serves(application: ApplicationRecord, destination: str) -> bool:
-    return application.services is None or destination in application.services
+def _serves(application: ApplicationRecord, destination: str, others: Iterable[str]) -> bool:
+    services = application.services
+    return services is None or (destination in services and all(other in services for other in others))
 
 
 def _public_entries(application: ApplicationRecord) -> list[tuple[bytes, _PublicEntry]]:

@@ -7,38 +7,24 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from access.limits.charges import LimitPolicy
+from access.limits.records import LimitPlan
+from access.networks import AddressRules, compile_addresses
+from access.policies import APPLICATION_POLICIES, ClientCertificates, IpAccess
 from core.path_trie import PathTrie, compile_pattern
+from core.policies import read_all
 
-_SECOND_NS = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class LimitPolicy:
-    """``limit`` requests per ``window_s`` seconds for each subject (a key, or an address on a public entry)."""
-
-    key: str  # unique per application or entry: the bucket survives a change of the policy
-    name: str  # what clients read: "default", "application" or "endpoint"
-    limit: int
-    window_s: int
-    interval_ns: int  # from one request to the next at a steady pace
-    span_ns: int  # what a full bucket is worth
-    fields: bytes  # the RateLimit-Policy line, and the RateLimit line up to the number that remains
-
-    @classmethod
-    def of(cls, key: str, name: str, limit: int, window_s: int) -> LimitPolicy:
-        if limit < 1:
-            raise ValueError("The rate limit must be at least one request.")
-        interval_ns = -(-window_s * _SECOND_NS // limit)  # rounded up: never more than the limit
-        fields = f'RateLimit-Policy: "{name}";q={limit};w={window_s}\r\nRateLimit: "{name}";r='.encode()
-        return cls(key, name, limit, window_s, interval_ns, interval_ns * limit, fields)
+DEFAULT = "default"  # the name of the limit of applications that set none
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a request that may pass is held to. ``versions`` None means all."""
+    """What a request that may pass is held to. ``versions`` None means all; ``plan`` None: no limit but ``limit``,
+    which one request costs 1."""
 
     limit: LimitPolicy
     versions: frozenset[str] | None
+    plan: LimitPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +53,21 @@ class ApplicationRecord:
     grant: Grant  # where no entry says otherwise
     entries: tuple[EntryRecord, ...]
     whitelist: PathTrie[EntryRecord] | None = field(compare=False)  # the entries by path
+    priority: int  # 0 to 9: under overload the lowest is refused first (R22)
     upstream_line: bytes  # the field that tells upstreams which application it is
+    ip_access: IpAccess | None
+    client_certificates: ClientCertificates | None
+    bundles: frozenset[str]
+    addresses: AddressRules | None = field(compare=False)  # `ip_access`, compiled
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any], default_limit: tuple[int, int]) -> ApplicationRecord:
         """``default_limit`` is requests and seconds. Raises ValueError, with a sentence, for what does not compile."""
         grant = Grant(_application_limit(wire, default_limit), _versions(wire["versions"]))
         entries = tuple(_entry(entry, grant) for entry in wire["entries"])
+        if not 0 <= wire["priority"] <= 9:
+            raise ValueError(f"the priority must be from 0 to 9, not {wire['priority']}")
+        policies = read_all(wire["policies"], APPLICATION_POLICIES)
         return cls(
             id=wire["id"],
             tenant_id=wire["tenant"],
@@ -83,13 +77,17 @@ class ApplicationRecord:
             grant=grant,
             entries=entries,
             whitelist=_whitelist(entries) if entries else None,
+            priority=wire["priority"],
             upstream_line=f"x-gateway-application: {wire['id']}\r\n".encode("ascii"),
+            **policies,
+            bundles=frozenset(wire.get("bundles", ())),
+            addresses=compile_addresses(policies["ip_access"]),
         )
 
 
 def _application_limit(wire: Mapping[str, Any], default_limit: tuple[int, int]) -> LimitPolicy:
     if wire["rate_limit"] is None:
-        return LimitPolicy.of(wire["id"], "default", *default_limit)
+        return LimitPolicy.of(wire["id"], DEFAULT, *default_limit)
     return LimitPolicy.of(wire["id"], "application", wire["rate_limit"], 60)
 
 

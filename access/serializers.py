@@ -1,10 +1,13 @@
 """JSON of applications and whitelist entries."""
 
+from typing import Any
+
 from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
 
 from access.models import Application, EndpointWhitelist
+from access.policies import APPLICATION_POLICIES
 from access.services import APPLICATION_FIELDS, ENTRY_FIELDS
-from core.serializers import ConfigSerializer, config_meta, text_list
+from core.serializers import ConfigSerializer, config_meta, policy_fields, text_list
 
 
 @extend_schema_serializer(
@@ -26,7 +29,11 @@ class ApplicationSerializer(ConfigSerializer[Application]):
 
     allowed_services = text_list(required=False)
     allowed_versions = text_list(required=False)
+    bundles = text_list(required=False)
     Meta = config_meta(Application, *APPLICATION_FIELDS)
+
+    def get_fields(self) -> dict[str, Any]:
+        return super().get_fields() | policy_fields(APPLICATION_POLICIES)
 
 
 @extend_schema_serializer(

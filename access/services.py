@@ -10,16 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
+from django.db.models import TextField
+from django.db.models.functions import Cast
 
+from access.bundles import check_bundles
 from access.compile import compile_application
 from access.models import Application, EndpointWhitelist
+from access.policies import APPLICATION_POLICIES
 from access.records import ApplicationRecord
+from core.faults import ClientFault
 from core.path_trie import compile_pattern
 from core.revisions import Actor, RevisionWriter, locked, revision
-from core.validation import METHOD, NAME, VERSION, FieldErrors, as_sentence, assign, invalid, taken
+from core.validation import METHOD, NAME, VERSION, FieldErrors, as_sentence, assign, check_policies, invalid, taken
 
 APPLICATION_FIELDS = (
-    "name", "description", "allowed_services", "allowed_versions", "endpoint_mode", "rate_limit", "is_active",
+    "name", "description", "allowed_services", "allowed_versions", "endpoint_mode", "rate_limit", "priority",
+    *APPLICATION_POLICIES, "bundles", "is_active",
 )  # fmt: skip
 ENTRY_FIELDS = ("endpoint_path", "allowed_methods", "allowed_versions", "rate_limit", "is_public")
 
@@ -70,6 +76,10 @@ def delete_application(
     """With its whitelist and its keys, which stop working."""
     with revision(actor=actor, source=source, reason=reason) as change:
         current = locked(application, if_revision)
+        issuer = current.token_issuers.first()
+        if issuer is not None:
+            detail = f"The tokens of the issuer {issuer.name!r} are those of this application: change that first."
+            raise ClientFault("conflict", detail)
         for entry in current.whitelist.all():
             change.delete(entry)
         for key in current.keys.all():
@@ -83,6 +93,10 @@ def _validate_application(application: Application) -> None:
     errors.check_list("allowed_services", application.allowed_services, NAME, 'orders, or "*" for all')
     errors.check_list("allowed_versions", application.allowed_versions, VERSION, 'v2, or "*" for all')
     _check_rate_limit(application, errors)
+    if not errors.has("priority") and application.priority > 9:
+        errors.add("priority", "A priority is from 0 (refused first under overload) to 9.")
+    check_policies(application, APPLICATION_POLICIES, errors)
+    check_bundles(application, errors)
     errors.raise_any()
     same = Application.objects.filter(tenant_id=application.tenant_id, name=application.name)
     if same.exclude(pk=application.pk).exists():
@@ -171,3 +185,14 @@ def _validate_entry(entry: EndpointWhitelist) -> None:
     errors.raise_any()
     if entry.application.whitelist.filter(endpoint_path=entry.endpoint_path).exclude(pk=entry.pk).exists():
         raise taken("endpoint_path", f"The whitelist holds {entry.endpoint_path} already.")
+
+
+def forget_destination(change: RevisionWriter, name: str) -> None:
+    """A service or queue route is gone, in the same revision: no application shall be allowed the next one that is
+    given its name. An empty list allows nothing (rule 5)."""
+    named = Application.objects.annotate(services_text=Cast("allowed_services", TextField()))
+    for application in named.filter(services_text__contains=f'"{name}"').select_for_update():
+        if name in application.allowed_services:
+            before = application.recorded()
+            application.allowed_services = [each for each in application.allowed_services if each != name]
+            change.save(application, before)

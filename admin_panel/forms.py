@@ -10,7 +10,8 @@ from django import forms
 from django.conf import settings
 
 from access.models import Application
-from admin_panel.fields import ChipInput, ListField, MethodsField, NumberField, TextField
+from admin_panel.fields import ChipInput, DocumentField, ListField, MethodsField, MomentField, NumberField, TextField
+from admin_panel.policy_words import EXAMPLES
 from core.faults import GatewayFault
 from queues.models import QueueRoute
 from routing.models import ServiceConfig
@@ -54,6 +55,10 @@ class RowForm(forms.Form):
         """What the use-case is to set, by attribute name."""
         return {name: value for name, value in self.cleaned_data.items() if name not in self.not_of_the_row}
 
+    def label_of(self, name: str) -> str:
+        """What the form calls one of `changes`."""
+        return str(self[name].label)
+
     def take(self, fault: GatewayFault) -> None:
         """Put a refusal's sentences at the fields they speak of; those of no field of ours above the form."""
         errors: Mapping[str, list[str]] = fault.members.get("errors", {})
@@ -68,6 +73,10 @@ class ServiceForm(RowForm):
     fixed = ("name",)
     name = TextField(mono=True, help_text="Clients call /api/v1/name/…; it cannot change later.", placeholder="billing")
     description = TextField()
+    bundles = ListField(
+        widget=ChipInput(suggest="bundles", placeholder="none"),
+        help_text="Their policies count where the service says nothing itself, in this order.",
+    )
     default_url = TextField(
         label="Default URL",
         mono=True,
@@ -86,6 +95,12 @@ class ServiceForm(RowForm):
     request_timeout_ms = NumberField(
         label="Time to first byte", unit="ms", required=False, help_text="Empty: the gateway's default."
     )
+    connect_timeout_ms = NumberField(label="Time to connect", unit="ms", required=False, help_text="Empty: 5 seconds.")
+    idle_timeout_ms = NumberField(
+        label="Silence within an answer", unit="ms", required=False, help_text="Empty: 30 seconds."
+    )
+    total_timeout_ms = NumberField(label="Total time", unit="ms", required=False, help_text="Empty: no limit.")
+    health_endpoint = TextField(mono=True, placeholder="/health", help_text="Probed by every host, if it is set.")
     implicit_route = forms.BooleanField(
         required=False,
         label="Keep the implicit route",
@@ -103,18 +118,35 @@ class VersionForm(RowForm):
     is_active = forms.BooleanField(
         required=False, initial=True, label="Active", help_text="Inactive versions get no traffic at all."
     )
+    lifecycle = forms.ChoiceField(
+        choices=[
+            ("supported", "Supported"),
+            ("deprecated", "Deprecated: answers, and says so"),
+            ("retired", "Retired: answers 410"),
+        ],
+        initial="supported",
+        widget=forms.RadioSelect,
+    )
+    deprecated_at = MomentField(label="Deprecated since", help_text="2026-01-31, told as Deprecation (RFC 9745).")
+    sunset_at = MomentField(label="Ends on", help_text="2026-06-30, told as Sunset (RFC 8594).")
+    deprecation_link = TextField(label="What callers should read", mono=True, placeholder="https://docs.example.com/v2")
 
 
 class TargetForm(RowForm):
     url = TextField(
         label="Address", mono=True, placeholder="http://10.0.0.8:8000", help_text="Scheme, host and port only."
     )
+    weight = NumberField(unit="of the sum", initial=100, help_text="0 to 10000: its share beside the other targets.")
     is_active = forms.BooleanField(required=False, initial=True, label="Active")
 
 
 class RouteForm(RowForm):
     name = TextField(placeholder="orders-public")
     description = TextField()
+    bundles = ListField(
+        widget=ChipInput(suggest="bundles", placeholder="none"),
+        help_text="Their policies count where the route says nothing itself, in this order.",
+    )
     path = TextField(
         label="Path pattern",
         mono=True,
@@ -127,10 +159,16 @@ class RouteForm(RowForm):
     methods = MethodsField(help_text="None ticked: any method.")
     priority = NumberField(initial=0, help_text="Decides between patterns that are equally specific; higher wins.")
     leads_to = forms.ChoiceField(
-        choices=[("service", "A service"), ("queue", "A queue")], initial="service", widget=forms.RadioSelect
+        choices=[("service", "A service"), ("queue", "A queue"), ("aggregate", "Several calls")],
+        initial="service",
+        widget=forms.RadioSelect,
     )
     service = TextField(mono=True, suggest="services", placeholder="billing")
     version = TextField(label="Pinned version", mono=True, help_text="Empty: by the request, else by weight.")
+    aggregation = DocumentField(
+        label="Calls",
+        example=EXAMPLES["aggregation"],
+    )
     queue_route = TextField(label="Queue route", mono=True, suggest="queue-routes", placeholder="email-send")
     strip_prefix = TextField(mono=True, placeholder="/api/v1", help_text="Taken off the front of the path.")
     replace_prefix = TextField(label="Put in its place", mono=True, placeholder="/internal")
@@ -138,6 +176,15 @@ class RouteForm(RowForm):
         label="Time to first byte", unit="ms", required=False, help_text="Empty: the service's."
     )
     total_timeout_ms = NumberField(label="Total time", unit="ms", required=False, help_text="Empty: no limit.")
+    connect_timeout_ms = NumberField(
+        label="Time to connect", unit="ms", required=False, help_text="Empty: the service's."
+    )
+    idle_timeout_ms = NumberField(
+        label="Silence within an answer", unit="ms", required=False, help_text="Empty: the service's."
+    )
+    requires_key = forms.BooleanField(
+        required=False, initial=True, label="Requires a key", help_text="Without it anybody may call the route."
+    )
     max_body_bytes = NumberField(
         label="Largest body", unit="bytes", required=False, help_text="Empty: the gateway's default."
     )
@@ -160,24 +207,28 @@ class RouteForm(RowForm):
     @property
     def has_exceptions(self) -> bool:
         """Whether anything stands in the part of the form that is folded up otherwise."""
-        names = ("request_timeout_ms", "total_timeout_ms", "max_body_bytes")
+        names = ("request_timeout_ms", "total_timeout_ms", "connect_timeout_ms", "idle_timeout_ms", "max_body_bytes")
         ticks = ("allow_empty_segments", "retry_unsafe_methods", "pass_credentials")
         return any(self[name].value() not in (None, "", False) or self[name].errors for name in (*names, *ticks))
 
     @classmethod
     def value_of(cls, row: Any, name: str) -> Any:
         if name == "leads_to":
-            return "queue" if row.queue_route_id else "service"
+            return "queue" if row.queue_route_id else "service" if row.service_id else "aggregate"
         value = getattr(row, name, None)
         return value.name if isinstance(value, ServiceConfig | QueueRoute) else value
 
     def clean(self) -> dict[str, Any]:
         """Names become the rows they stand for; the destination that was not chosen becomes None."""
         values = self.cleaned_data
-        to_queue = values.get("leads_to") == "queue"
-        values["service"] = None if to_queue else _named(self, ServiceConfig, "service", "service")
-        values["queue_route"] = _named(self, QueueRoute, "queue_route", "queue route") if to_queue else None
-        if to_queue:
+        to = values.get("leads_to")
+        values["service"] = _named(self, ServiceConfig, "service", "service") if to == "service" else None
+        values["queue_route"] = _named(self, QueueRoute, "queue_route", "queue route") if to == "queue" else None
+        if to != "aggregate":
+            values["aggregation"] = None
+        elif values.get("aggregation") is None and not self.has_error("aggregation"):
+            self.add_error("aggregation", "Name the calls.")
+        if to != "service":
             values["version"] = ""
         return values
 
@@ -185,6 +236,10 @@ class RouteForm(RowForm):
 class ApplicationForm(RowForm):
     name = TextField(placeholder="mobile-app")
     description = TextField()
+    bundles = ListField(
+        widget=ChipInput(suggest="bundles", placeholder="none"),
+        help_text="Their policies count where the application says nothing itself, in this order.",
+    )
     allowed_services = ListField(
         widget=ChipInput(suggest="destinations", placeholder="none yet"),
         help_text="Services and queue routes by name; * for all of them.",
@@ -199,6 +254,7 @@ class ApplicationForm(RowForm):
     rate_limit = NumberField(
         label="Rate limit", unit="per minute", required=False, help_text="For each key. Empty: the gateway's default."
     )
+    priority = NumberField(initial=5, help_text="0 to 9. Where a service is overloaded, the lowest are refused first.")
     is_active = forms.BooleanField(
         required=False, initial=True, label="Active", help_text="Keys of an inactive application are refused."
     )
@@ -226,6 +282,9 @@ class EntryForm(RowForm):
 class KeyForm(RowForm):
     name = TextField(placeholder="production backend")
     application = TextField(suggest="applications", placeholder="mobile-app")
+    scopes = ListField(
+        widget=ChipInput(placeholder="read:orders"), help_text="What routes may ask for. Admin keys are made elsewhere."
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

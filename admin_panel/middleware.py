@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.template.loader import render_to_string
 
+from access.administration.factors import must_add_factor
+from admin_panel.sign_in.urls import NAMES, WITHOUT_FACTOR
 from core.api_problems import is_database_away
 from core.faults import GatewayFault, InternalFault
 from core.ingress import is_through_gateway
@@ -16,6 +20,7 @@ POLICY = (
 )
 RETRY_AFTER_S = 5
 _AWAY = "The database does not answer. Traffic goes on; changes must wait."
+_WITHOUT_FACTOR = WITHOUT_FACTOR | {"login", "logout", "status"}
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
@@ -32,9 +37,15 @@ class PanelMiddleware:
             response.headers.setdefault("Cache-Control", "no-store")
         return response
 
-    def process_view(self, request: HttpRequest, *_: Any) -> None:
-        if _is_panel(request) and is_through_gateway(request):
+    def process_view(self, request: HttpRequest, *_: Any) -> HttpResponse | None:
+        match = request.resolver_match
+        if not _is_panel(request) and (match is None or match.app_name != "admin"):
+            return None
+        if is_through_gateway(request):
             raise Http404  # the panel has a port of its own (rule 15)
+        if match and match.url_name not in _WITHOUT_FACTOR and _must_add_factor(request):
+            return redirect("second_factor_wanted")
+        return None
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if not _is_panel(request):
@@ -63,5 +74,13 @@ def told(request: HttpRequest, fault: GatewayFault) -> HttpResponse:
     return response
 
 
+def _must_add_factor(request: HttpRequest) -> bool:
+    try:
+        return must_add_factor(request.user)
+    except (OperationalError, InterfaceError):  # the view meets it again, and says so calmly
+        return False
+
+
 def _is_panel(request: HttpRequest) -> bool:
-    return request.resolver_match is not None and request.resolver_match.app_name == "panel"
+    match = request.resolver_match
+    return match is not None and (match.app_name == "panel" or match.url_name in NAMES)

@@ -3,27 +3,34 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django_htmx.middleware import HtmxDetails
 
-from admin_panel.status import config_status
+from access.administration.rights import caller_by_session
+from admin_panel.hiding import EVERY_ADMIN, hidden_from, needed_permission
+from admin_panel.status import config_status, is_maintained
+from core.faults import PolicyDenied
+from core.permissions import Caller, may
+from core.tenants import enter_tenant
 
 Context: TypeAlias = Mapping[str, Any]
-View: TypeAlias = Callable[..., HttpResponse]
+AnyView = TypeVar("AnyView", bound=Callable[..., Any])
+View: TypeAlias = Callable[..., HttpResponse | StreamingHttpResponse]
 
 
 class PanelRequest(HttpRequest):
-    """What every panel view behind `signed_in` receives."""
+    """What every panel view behind `guarded` receives."""
 
     htmx: HtmxDetails
     user: User
+    caller: Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,7 @@ _NAVIGATION = (
         (
             _Entry("Services", icon="stack-2", name="services", shortcut="s"),
             _Entry("Routes", icon="route", name="routes", shortcut="r"),
+            _Entry("Gateway", icon="world", name="gateway", shortcut="w"),
         ),
     ),
     (
@@ -57,6 +65,10 @@ _NAVIGATION = (
         (
             _Entry("Applications", icon="apps", name="applications", shortcut="a"),
             _Entry("API keys", icon="key", name="keys", shortcut="k"),
+            _Entry("Limits", icon="gauge", name="limits", shortcut="m"),
+            _Entry("Bundles", icon="shield-check", name="bundles", shortcut="b"),
+            _Entry("End users", icon="users-group", name="end_users", shortcut="e"),
+            _Entry("Issuers", icon="certificate", name="token_issuers", shortcut="i"),
         ),
     ),
     (
@@ -66,20 +78,44 @@ _NAVIGATION = (
             _Entry("Tasks", icon="list-check", name="tasks", shortcut="t"),
         ),
     ),
-    ("Govern", (_Entry("History", icon="history", name="history", shortcut="h"),)),
+    (
+        "Govern",
+        (
+            _Entry("History", icon="history", name="history", shortcut="h"),
+            _Entry("Audit log", icon="report-search", name="audit_log", shortcut="l"),
+            _Entry("Alerts", icon="bell", name="alert_channels", shortcut="c"),
+            _Entry("Users", icon="users", name="users", shortcut="u"),
+            _Entry("Roles", icon="shield-check", name="roles", shortcut="p"),
+        ),
+    ),
 )
 
 
-def signed_in(view: View) -> View:
-    """Only for staff; anybody else is led to the sign-in page and back."""
+def guarded(view: View, permission: str) -> View:
+    """Only for staff who may do what ``permission`` names; anybody else is led to the sign-in page and back, or
+    refused. Whoever is let in sees and writes the rows of their tenant alone."""
 
     @wraps(view)
-    def guarded(request: PanelRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if request.user.is_active and request.user.is_staff:
-            return view(request, *args, **kwargs)
-        return _to_sign_in(request)
+    def guard(request: PanelRequest, *args: Any, **kwargs: Any) -> HttpResponse | StreamingHttpResponse:
+        if not (request.user.is_active and request.user.is_staff):
+            return _to_sign_in(request)
+        request.caller = caller_by_session(request, request.user)
+        enter_tenant(request.caller.tenant_id)
+        if permission != EVERY_ADMIN and not may(request, permission):
+            raise PolicyDenied("insufficient_scope", f"This needs the permission {permission}, which you do not have.")
+        response = view(request, *args, **kwargs)
+        if isinstance(response, HttpResponse) and response.headers.get("Content-Type", "").startswith("text/html"):
+            response.content = hidden_from(request.caller, response.text).encode()
+        return response
 
-    return guarded
+    guard.permission = permission  # type: ignore[attr-defined]
+    return guard
+
+
+def for_anybody(view: AnyView, why: str) -> AnyView:
+    """A page that asks nobody for a permission. ``why`` stands in the table of permissions."""
+    view.open_to = why  # type: ignore[attr-defined]
+    return view
 
 
 def _to_sign_in(request: PanelRequest) -> HttpResponse:
@@ -99,9 +135,10 @@ def page(request: PanelRequest, template: str, context: Context | None = None, *
         **(context or {}),
         "layout": "admin_panel/fragment.html" if is_part else "admin_panel/shell.html",
         "shell": {
-            "navigation": _navigation(request.path),
+            "navigation": _navigation(request),
             "environment": settings.SERVICE_NAME,
             "status": None if is_part else config_status(),
+            "is_maintained": is_maintained(),
         },
     }
     response = render(request, template, values, status=status)
@@ -123,8 +160,21 @@ def go_to(name: str, *args: str) -> HttpResponseRedirect:
     return HttpResponseRedirect(reverse(f"panel:{name}", args=args))
 
 
-def _navigation(path: str) -> list[dict[str, Any]]:
-    return [{"title": title, "items": [_nav_item(entry, path) for entry in entries]} for title, entries in _NAVIGATION]
+def _navigation(request: PanelRequest) -> list[dict[str, Any]]:
+    """What the caller may look at."""
+    groups = []
+    for title, entries in _NAVIGATION:
+        items = [_nav_item(entry, request.path) for entry in entries]
+        allowed = [item for item in items if may_open(request, item.url)]
+        if allowed:
+            groups.append({"title": title, "items": allowed})
+    return groups
+
+
+def may_open(request: PanelRequest, path: str) -> bool:
+    """Whether the page at ``path`` would let the caller in."""
+    permission = needed_permission(path)
+    return permission == EVERY_ADMIN or may(request, permission)
 
 
 def _nav_item(entry: _Entry, path: str) -> NavItem:

@@ -13,7 +13,8 @@ from admin_panel.pages import Context, PanelRequest, fragment, page
 from admin_panel.wording import readable
 from core.faults import ClientFault, GatewayFault, PolicyDenied
 from core.models import ConfigChange, ConfigRevision, ConfigRow
-from core.revisions import Actor, revision
+from core.revisions import revision
+from core.validation import is_storable
 
 REVISION_LEVEL = 21  # of messages: a revision's number, which the toast follows until the nodes have it
 REASON_LIMIT = 500
@@ -22,9 +23,10 @@ _T = TypeVar("_T")
 
 
 def signature(request: PanelRequest, reason: str = "") -> Signature:
-    """``actor``, ``source`` and ``reason`` as use-cases take them."""
-    actor = Actor("user", str(request.user.pk), request.user.get_username())
-    return {"actor": actor, "source": "panel", "reason": reason[:REASON_LIMIT]}
+    """``actor``, ``source`` and ``reason`` as use-cases take them. Raises ClientFault ``bad_request``."""
+    if not is_storable(reason):
+        raise ClientFault("bad_request", "The reason holds a character that cannot be stored.")
+    return {"actor": request.caller.actor, "source": "panel", "reason": reason[:REASON_LIMIT]}
 
 
 @contextmanager
@@ -133,7 +135,7 @@ def conflict_between(current: ConfigRow, form: RowForm) -> Conflict:
         if theirs != mine:
             stored = current._meta.get_field(name).attname  # type: ignore[union-attr]
             before = "" if theirs is not None and hasattr(theirs, "pk") else readable(began.get(stored))
-            fields.append(FieldConflict(str(form[name].label), before, readable(theirs), readable(mine)))
+            fields.append(FieldConflict(form.label_of(name), before, readable(theirs), readable(mine)))
     return Conflict(fields, ConfigRevision.objects.filter(pk=current.revision).first())
 
 

@@ -8,6 +8,7 @@ from django.utils import timezone
 from admin_panel.wording import count_of
 from core.models import ConfigRevision, GatewayNode
 from core.propagation import LIVE_FOR, wait_for_nodes
+from routing.models import GatewayPolicies
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +25,32 @@ def config_status() -> ConfigStatus:
     revision = latest_revision()
     nodes = live_nodes()
     behind = [node.id for node in nodes if node.applied_revision < revision]
-    skipped = max((len(node.problems) for node in nodes), default=0)
+    problems = max((len(node.problems) for node in nodes), default=0)
     if not nodes:
         return ConfigStatus(revision, "off", "no node running", "No gateway process has reported lately.")
     summary = f"{len(nodes) - len(behind)}/{count_of(len(nodes), 'node')} in sync"
     if behind:
         return ConfigStatus(revision, "warn", summary, f"Still on an older revision: {', '.join(behind[:5])}.")
-    if skipped:
-        return ConfigStatus(revision, "warn", f"{summary}, {skipped} skipped", "Some objects do not compile: see Home.")
+    if problems:
+        explanation = _explained({str(each.get("kind")) for node in nodes for each in node.problems})
+        return ConfigStatus(revision, "warn", f"{summary}, {count_of(problems, 'problem')}", explanation)
     return ConfigStatus(revision, "good", summary, f"Every node runs revision {revision}.")
+
+
+def _explained(kinds: set[str]) -> str:
+    limits = "Redis does not answer, so limits are not counted together" if "limits" in kinds else ""
+    rows = "some objects do not compile, or need a secret that is not there" if kinds - {"limits"} else ""
+    said = "; ".join(filter(None, (limits, rows)))
+    return f"{said[:1].upper()}{said[1:]}: see Home."
 
 
 def latest_revision() -> int:
     return int(ConfigRevision.objects.aggregate(latest=Max("number"))["latest"] or 0)
+
+
+def is_maintained() -> bool:
+    """Whether the whole gateway is under maintenance."""
+    return GatewayPolicies.objects.filter(maintenance__isnull=False).exists()
 
 
 def live_nodes() -> list[GatewayNode]:

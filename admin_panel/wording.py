@@ -46,4 +46,4 @@ def count_of(number: int, singular: str, plural: str = "") -> str:
 
 def kind_name(kind: str) -> str:
     """``queue_route`` → ``queue route``."""
-    return kind.replace("_", " ").replace("api key", "API key")
+    return "administrator" if kind == "admin" else kind.replace("_", " ").replace("api key", "API key")

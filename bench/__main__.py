@@ -12,13 +12,47 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench import cpu, feed, latency, memory, start, steps
+from bench import (
+    balancers,
+    bodies,
+    connections,
+    cpu,
+    feed,
+    intruders,
+    latency,
+    limits,
+    logins,
+    memory,
+    shared_limits,
+    start,
+    steps,
+    tokens,
+    traffic,
+    workers,
+)
 from bench.databases import Databases
 from bench.machine import LOAD_AT_START, CannotMeasure, Stage, check_programs, prepared
 from bench.peers import PROGRAMS, start_upstream
 from bench.report import say
 
-KINDS = ("cpu", "latency", "memory", "feed", "start", "steps")
+KINDS = (
+    "cpu",
+    "latency",
+    "memory",
+    "feed",
+    "start",
+    "steps",
+    "traffic",
+    "bodies",
+    "connections",
+    "balancers",
+    "limits",
+    "workers",
+    "shared-limits",
+    "intruders",
+    "tokens",
+    "logins",
+)
 _NEEDS = {"cpu": PROGRAMS, "all": PROGRAMS, "feed": ("taskset", "nginx"), "start": ("taskset", "nginx")}
 _IDLE = 0.5
 _NEEDS_OTHERWISE = ("taskset", "nginx", "wrk")
@@ -67,6 +101,16 @@ def _measurements(options: argparse.Namespace, databases: Databases, upstream_po
         "feed": lambda: feed.run(databases, changes=options.changes),
         "start": lambda: start.run(databases),
         "steps": steps.run,
+        "traffic": lambda: traffic.run(**effort),
+        "bodies": lambda: bodies.run(rounds=options.rounds),
+        "connections": connections.run,
+        "balancers": lambda: balancers.run(**effort),
+        "limits": limits.run,
+        "workers": lambda: workers.run(**effort),
+        "logins": lambda: logins.run(databases, seconds=options.seconds),
+        "shared-limits": lambda: shared_limits.run(**effort),
+        "intruders": lambda: intruders.run(**effort),
+        "tokens": lambda: tokens.run(**effort),
     }
     return [by_kind[kind] for kind in (KINDS if options.kind == "all" else (options.kind,))]
 

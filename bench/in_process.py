@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,9 @@ from gateway_project.dataplane.protocol import ClientProtocol
 from gateway_project.dataplane.settings import WorkerSettings
 from gateway_project.dataplane.snapshot_file import write_snapshot_file
 from keys.credential import Digester, generate
+from routing.records import TargetRecord
 from routing.upstream.connection import UpstreamConnection
+from tests.wires import application_wire, service_wire, version_wire
 
 SERVICES = 1_000
 _PEPPER = b"p" * 32
@@ -68,7 +70,7 @@ class Worker:
         self._client_wire = Wire()
         self._client = ClientProtocol(SimpleNamespace(loaded_app=gateway), SimpleNamespace(connections=set()), {})
         self._client.connection_made(self._client_wire)
-        pool = gateway.forwarder.connector.pool(_UPSTREAM)
+        pool = gateway.forwarder.connector.pool(TargetRecord(_UPSTREAM, b"upstream"))
         self._upstream = UpstreamConnection(pool)
         self._upstream.connection_made(Wire())
         pool.give_back(self._upstream)
@@ -86,10 +88,10 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker(directory: Path) -> AsyncIterator[Worker]:
-    """One that has started from a last good snapshot, since no agent is there."""
+async def worker(directory: Path, limits: Sequence[dict[str, Any]] = ()) -> AsyncIterator[Worker]:
+    """One that has started from a last good snapshot, since no agent is there. ``limits`` are wire records."""
     settings = _settings(directory)
-    write_snapshot_file(Path(settings.snapshot_path), _frames())
+    write_snapshot_file(Path(settings.snapshot_path), _frames(limits))
     gateway = Gateway(settings)
     await gateway.startup()
     try:
@@ -100,10 +102,10 @@ async def worker(directory: Path) -> AsyncIterator[Worker]:
         await gateway.shutdown()
 
 
-def _frames() -> Iterator[bytes]:
+def _frames(limits: Sequence[dict[str, Any]]) -> Iterator[bytes]:
     at = {"revision": 1, "token": "bench"}
     yield encode({"type": "reset", **at})
-    for kind, records in _records():
+    for kind, records in [*_records(), ("limit", list(limits))]:
         for start in range(0, len(records), SLICE):
             yield encode({"type": "records", "kind": kind, "records": records[start : start + SLICE]})
     yield encode({"type": "commit", **at, "as_of": time.time()})
@@ -112,16 +114,9 @@ def _frames() -> Iterator[bytes]:
 def _records() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     yield "service", [_service(number) for number in range(SERVICES)]
     entry = {"path": "/api/v1/s977/*", "methods": ["GET"], "versions": ["*"], "rate_limit": None, "is_public": False}
-    application = {
-        "id": "app_1",
-        "tenant": "default",
-        "name": "bench",
-        "services": ["*"],
-        "versions": ["*"],
-        "endpoint_mode": "listed",
-        "rate_limit": 100_000_000,
-        "entries": [{"id": "wle_1", **entry}],
-    }
+    application = application_wire(
+        name="bench", endpoint_mode="listed", rate_limit=100_000_000, entries=[{"id": "wle_1", **entry}]
+    )
     yield "application", [application]
     key: dict[str, Any] = {"id": "key_1", "tenant": "default", "application": "app_1", "expires_at": None, "scopes": []}
     yield "api_key", [{**key, "digest": Digester(_PEPPER)(_KEY.encode()).hex()}]
@@ -131,20 +126,8 @@ def _service(number: int) -> dict[str, Any]:
     scheme, host, port = _UPSTREAM
     url = f"{scheme}://{host}:{port}"
     weights = (("v1", 90), ("v2", 10))
-    versions = [{"name": name, "weight": weight, "url": url, "targets": []} for name, weight in weights]
-    return {
-        "id": f"svc_{number}",
-        "tenant": "default",
-        "name": f"s{number}",
-        "versions": versions,
-        "current_version": "v1",
-        "default_url": url,
-        "fallback_url": "",
-        "path_prefix": "",
-        "implicit": True,
-        "is_active": True,
-        "request_timeout_ms": None,
-    }
+    versions = [version_wire(name, weight, url) for name, weight in weights]
+    return service_wire(id=f"svc_{number}", name=f"s{number}", versions=versions, current_version="v1", default_url=url)
 
 
 def _settings(directory: Path) -> WorkerSettings:

@@ -69,13 +69,14 @@ def _pairs(gateway: Gateway, upstream_port: int, rate: float, rounds: int, secon
     pairs = []
     for number in range(1, rounds + 1):
         say(f"  {rate:,.0f} requests/s, run {number} of {rounds}")
-        direct = _generate(upstream_port, rate, seconds, number, [])
-        pairs.append(Pair(direct, _generate(gateway.port, rate, seconds, number, [gateway.key_header])))
+        direct = generate(upstream_port, rate, seconds, number, [])
+        pairs.append(Pair(direct, generate(gateway.port, rate, seconds, number, [gateway.key_header])))
     return pairs
 
 
-def _generate(port: int, rate: float, seconds: int, seed: int, headers: Sequence[str]) -> Report:
-    command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "bench.open_loop", "--path", PATH]
+def generate(port: int, rate: float, seconds: int, seed: int, headers: Sequence[str], path: str = PATH) -> Report:
+    """What the open loop sees from the load's core. Raises CannotMeasure when an answer is other than 2xx."""
+    command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "bench.open_loop", "--path", path]
     for name, value in (("port", port), ("rate", rate), ("seconds", seconds), ("seed", seed)):
         command += [f"--{name}", str(value)]
     for header in headers:

@@ -25,11 +25,13 @@ class Party:
     port: int  # on 127.0.0.1
     path: str
     headers: tuple[str, ...] = field(default=(), repr=False)  # "Name: value"; one is a key
+    scheme: str = "http"
     script: str = ""  # what wrk asks for, if not always for ``path``: a file beside this one
+    arguments: tuple[str, ...] = field(default=(), repr=False)  # of the script
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}{self.path}"
+        return f"{self.scheme}://127.0.0.1:{self.port}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +63,27 @@ def parse_wrk(output: str) -> Load:
     return Load(int(requests[1]), float(per_second[1]), p99[1], int(bad[1]) if bad else 0, errors[1] if errors else "")
 
 
-def run_wrk(party: Party, seconds: int, connections: int = CONNECTIONS) -> Load:
+def run_wrk(party: Party, seconds: int, connections: int = CONNECTIONS, core: int | None = LOAD_CORE) -> Load:
     """As many requests as ``connections`` can ask for one after another. Raises CannotMeasure, also when an answer is
     other than 2xx or 3xx (of which nobody here makes any)."""
-    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+    command = [
+        *(() if core is None else ("taskset", "-c", str(core))),
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--latency",
+    ]
     for header in party.headers:
         command += ["-H", header]
     if party.script:
         command += ["-s", str(Path(__file__).with_name(party.script))]
-    done = subprocess.run([*command, party.url], capture_output=True, text=True, env=plain_environment())
+    done = subprocess.run(
+        [*command, party.url, *(("--", *party.arguments) if party.arguments else ())],
+        capture_output=True,
+        text=True,
+        env=plain_environment(),
+    )
     if done.returncode != 0:
         raise CannotMeasure(f"wrk fails at {party.name}: {(done.stderr or done.stdout).strip()[-300:]}")
     load = parse_wrk(done.stdout)

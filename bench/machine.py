@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import random
 import resource
 import shutil
 import signal
@@ -21,7 +22,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 GATEWAY_CORE = 0
 LOAD_CORE = 1  # load, upstream and everything else share it
-_DEBIAN_PACKAGES = {"nginx": "nginx-light", "wrk": "wrk", "haproxy": "haproxy", "taskset": "util-linux"}
+_DEBIAN_PACKAGES = {
+    "nginx": "nginx-light",
+    "wrk": "wrk",
+    "haproxy": "haproxy",
+    "taskset": "util-linux",
+    "redis-server": "redis-server",
+}
 LOAD_AT_START = os.getloadavg()[0]  # before we make our own
 _KEPT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
 _libc = ctypes.CDLL(None)
@@ -63,9 +70,12 @@ def plain_environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """From below those that the kernel gives to outgoing connections, of which a load makes thousands."""
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def eventually(condition: Callable[[], Any], what: str, timeout_s: float = 60.0, pause_s: float = 0.02) -> Any:

@@ -8,6 +8,7 @@ limit, a JSON access log, weighted clusters. ``envoy-tree`` does the same with t
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,18 @@ def start_upstream(stage: Stage) -> int:
         f"listen 127.0.0.1:{port} backlog=8192; default_type application/json;"
         f" location / {{ return 200 '{BODY}'; }} location {ECHOED}/ {{ return 200 '$uri'; }}"
     )
-    stage.start(LOAD_CORE, "nginx", "-c", _nginx_conf(stage.directory, "upstream", server))
+    stage.start(LOAD_CORE, "nginx", "-c", nginx_conf(stage.directory, "upstream", server))
     eventually(lambda: answers(port, "/"), "an answer of the upstream")
     return port
 
 
-def _nginx_conf(directory: Path, name: str, server: str, upstream: str = "") -> Path:
+def nginx_conf(directory: Path, name: str, server: str, upstream: str = "") -> Path:
     path = directory / f"{name}.conf"
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    user = "user root;\n" if os.geteuid() == 0 else ""  # the directory is ours alone
     temporary = " ".join(f"{kind}_temp_path {directory}/{name}-{kind};" for kind in kinds)
     path.write_text(
-        f"worker_processes 1; daemon off; pid {directory}/{name}.pid; error_log {directory}/{name}.err;\n"
+        f"{user}worker_processes 1; daemon off; pid {directory}/{name}.pid; error_log {directory}/{name}.err;\n"
         "events { worker_connections 8192; }\n"
         f"http {{ access_log off; keepalive_requests 1000000000; {temporary}\n {upstream} server {{ {server} }} }}\n"
     )
@@ -75,7 +77,7 @@ class Peers:
 
     def _nginx(self) -> Party:
         port = free_port()
-        conf = _nginx_conf(
+        conf = nginx_conf(
             self._stage.directory,
             "proxy",
             f"listen 127.0.0.1:{port} backlog=8192; location / {{ proxy_http_version 1.1;"

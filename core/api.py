@@ -12,7 +12,7 @@ import re
 from typing import Any, ClassVar, Generic, TypedDict, TypeVar, cast
 from urllib.parse import unquote
 
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -20,20 +20,22 @@ from rest_framework.viewsets import GenericViewSet
 
 from core.faults import ClientFault
 from core.listing import CursorPages, StrictFilterBackend
-from core.models import ConfigRow
-from core.permissions import Caller
+from core.models import ConfigRow, TenantRow
+from core.permissions import caller_of
 from core.propagation import DEFAULT_WAIT_S, wait_for_nodes
 from core.revisions import Actor, observed, stale
+from core.schema import MAX_REASON
 from core.serializers import ConfigSerializer
+from core.tenants import of_tenant
 from core.validation import is_storable
 
 AnyRow = TypeVar("AnyRow", bound=Model)
 Row = TypeVar("Row", bound=ConfigRow)
-_ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')
+_ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')  # which may hold commas
+_ENTITY_TAGS = re.compile(rf"{_ENTITY_TAG.pattern}(?:[ \t]*,[ \t]*{_ENTITY_TAG.pattern})*")
 _REVISION = re.compile(r"[0-9]{1,18}")
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,6})\"?\s*(?=$|[,;])", re.IGNORECASE)
 _MAX_WAIT_S = 10.0
-_MAX_REASON = 500
 
 
 class Author(TypedDict):
@@ -45,15 +47,22 @@ class Author(TypedDict):
 
 
 def author(request: Request) -> Author:
-    caller = request.auth
-    assert isinstance(caller, Caller)
+    caller = caller_of(request)
+    assert caller is not None
     return {"actor": caller.actor, "source": "api", "reason": _reason(request)}
+
+
+def own_permissions(request: Request) -> tuple[str, ...]:
+    """What the caller may give at most (rule 14)."""
+    caller = caller_of(request)
+    assert caller is not None
+    return caller.permissions
 
 
 def _reason(request: Request) -> str:
     reason = unquote(request.headers.get("X-Change-Reason", ""))
-    if len(reason) > _MAX_REASON or not is_storable(reason):
-        raise ClientFault("bad_request", f"X-Change-Reason is text of at most {_MAX_REASON} characters.")
+    if len(reason) > MAX_REASON or not is_storable(reason):
+        raise ClientFault("bad_request", f"X-Change-Reason is text of at most {MAX_REASON} characters.")
     return reason
 
 
@@ -73,16 +82,15 @@ def if_match(request: Request, present: int) -> int | None:
 
 
 def is_unchanged(request: Request, present: int) -> bool:
-    header = request.headers.get("If-None-Match", "")
-    return header.strip() == "*" or (bool(header) and present in _entity_tags(header, weak=True))
+    header = request.headers.get("If-None-Match")
+    return header is not None and (header.strip() == "*" or present in _entity_tags(header, weak=True))
 
 
 def _entity_tags(header: str, *, weak: bool) -> list[int]:
     """Revisions in a list of entity tags; weak ones count only where the weak comparison is meant."""
-    tags = [_ENTITY_TAG.fullmatch(tag.strip()) for tag in header.split(",")]
-    if not all(tags):
+    if not _ENTITY_TAGS.fullmatch(header.strip()):
         raise ClientFault("bad_request", 'If-Match and If-None-Match hold entity tags in quotes, such as "42".')
-    return [int(tag[2]) for tag in tags if tag and _REVISION.fullmatch(tag[2]) and (weak or not tag[1])]
+    return [int(tag[2]) for tag in _ENTITY_TAG.finditer(header) if _REVISION.fullmatch(tag[2]) and (weak or not tag[1])]
 
 
 def settle(request: HttpRequest | Request, response: Response, numbers: list[int]) -> Response:
@@ -104,10 +112,17 @@ class ListViewSet(GenericViewSet[AnyRow], Generic[AnyRow]):
 
     resource: ClassVar[str]  # permissions are admin:<resource>:<action>
     plural: ClassVar[str]  # the member of the answer that holds the list
+    tenant_path: ClassVar[str] = ""  # of rows that have no tenant themselves: what leads to it (service__tenant)
     orderings: ClassVar[dict[str, str]] = {"name": "name", "createdAt": "created_at", "updatedAt": "updated_at"}
     default_ordering: ClassVar[str] = ""  # empty: the first of them
     filter_backends = [StrictFilterBackend]
     pagination_class = CursorPages
+
+    def get_queryset(self) -> QuerySet[AnyRow]:
+        """Those of the caller's tenant."""
+        rows = super().get_queryset()
+        path = self.tenant_path or ("tenant" if issubclass(rows.model, TenantRow) else "")
+        return of_tenant(rows, path) if path else rows
 
     def get_object(self) -> AnyRow:
         name = self.kwargs[self.lookup_field]

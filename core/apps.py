@@ -3,7 +3,10 @@ from typing import Any
 from django.apps import AppConfig
 from django.apps import apps as loaded
 from django.apps.registry import Apps
+from django.conf import settings
 from django.db.models.signals import post_migrate
+
+from core.masking import Masker, install
 
 
 class CoreConfig(AppConfig):
@@ -12,6 +15,7 @@ class CoreConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        install(Masker(settings.MASK, settings.API_KEY_PREFIX, settings.MASK_PATTERNS))
         post_migrate.connect(make_default_tenant, sender=self)
 
 

@@ -8,27 +8,34 @@ received the request subclasses it (`gateway_project.dataplane.protocol` for HTT
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from core.faults import ClientFault, GatewayFault
 
 MAX_TARGET = 8192
 MAX_HEAD = 64 * 1024
 MAX_FIELDS = 100
+CLIENT_LEFT = 499  # the status of a request whose client went before its answer was whole
 
 # Fields that some step reads or that never pass as they are; all others are only forwarded.
 NOTED = frozenset(
-    b"accept access-control-request-headers access-control-request-method authorization connection content-length "
-    b"content-type cookie expect forwarded host http2-settings keep-alive origin proxy-authenticate "
-    b"proxy-authorization proxy-connection te trailer traceparent tracestate transfer-encoding upgrade via "
-    b"x-api-version x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix x-forwarded-proto "
-    b"x-forwarded-server x-gateway-debug x-real-ip x-request-id".split()
+    b"accept accept-encoding access-control-request-headers access-control-request-method authorization "
+    b"client-cert client-cert-chain connection content-length content-type cookie expect forwarded host "
+    b"http2-settings keep-alive origin proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"traceparent tracestate transfer-encoding upgrade via x-api-version x-forwarded-for x-forwarded-host "
+    b"x-forwarded-port x-forwarded-prefix x-forwarded-proto x-forwarded-server x-gateway-debug x-real-ip "
+    b"x-request-id".split()
+    # Believed by servers that expect a proxy to say them: another path than the one that was allowed, or that it came
+    # by https. X-Forwarded-Proto says the latter truly.
+    + b"front-end-https x-forwarded-protocol x-forwarded-scheme x-forwarded-ssl x-original-url x-rewrite-url "
+    b"x-url-scheme".split()
 )
 # Of those, the ones that also go to the upstream as the client sent them.
 _PASSED = frozenset(
-    b"accept access-control-request-headers access-control-request-method content-type origin x-api-version".split()
+    b"accept accept-encoding access-control-request-headers access-control-request-method content-type origin "
+    b"x-api-version".split()
 )
-_SINGLE = frozenset((b"host", b"content-length", b"authorization", b"expect", b"traceparent", b"content-type"))
+_SINGLE = frozenset(b"authorization client-cert content-length content-type expect host traceparent".split())
 
 
 class BodySink(Protocol):
@@ -109,15 +116,23 @@ class Identity(Protocol):
     @property
     def client(self) -> str: ...  # the address that counts, after trusted proxies
     @property
+    def is_proxied(self) -> bool: ...  # a trusted proxy is the peer
+    @property
     def forwarding_lines(self) -> bytes: ...  # X-Forwarded-* and Forwarded for the upstream
+    @property
+    def is_secure(self) -> bool: ...  # came by https
 
 
 class Session:
     """What is known of a connection's client from its last request. Most requests of a connection come from the same
     caller, who is then recognised by comparing the credential, as long as the configuration's keys and applications
-    are the same objects. It holds on to these two alone, not to a whole snapshot: connections idle for long."""
+    are the same objects. It holds on to these two alone, not to a whole snapshot: connections idle for long. Of a token
+    the same is known beside it."""
 
-    __slots__ = ("application", "applications", "credential", "key", "keys")
+    __slots__ = (
+        *("application", "applications", "certificate", "certified", "certified_by"),
+        *("credential", "issuers", "key", "keys", "known_by", "recognised", "token", "token_applications", "uses"),
+    )
 
     def __init__(self) -> None:
         self.credential = b""
@@ -125,6 +140,22 @@ class Session:
         self.application: Any = None
         self.keys: Any = None
         self.applications: Any = None
+        self.uses: Any = None  # what its requests are counted under (`gateway_project.dataplane.key_uses`)
+        self.certificate: Any = None  # an `access.certificates.ClientCertificate` of the connection
+        self.certified = ""  # the id of the application whose it is, by this index
+        self.certified_by: Any = None
+        self.recognised: Any = None  # `gateway_project.dataplane.tokens.Recognised`, under the four below
+        self.token = b""
+        self.known_by: Any = None
+        self.issuers: Any = None
+        self.token_applications: Any = None
+
+
+class Forwarded(NamedTuple):
+    """What goes to the upstream in the place of what the client sent."""
+
+    passed: list[bytes]  # without fields that the client's Connection names
+    query: bytes | None
 
 
 class Exchange:
@@ -137,6 +168,7 @@ class Exchange:
 
     # --- the request's head: set by the protocol ---
     method: bytes
+    protocol: bytes = b"HTTP/1.1"
     raw_path: bytes  # as sent, without the query
     query: bytes | None = None  # None: no "?" was sent
     noted: dict[bytes, bytes]
@@ -159,6 +191,8 @@ class Exchange:
     version: Any = None
     application: Any = None
     key: Any = None
+    user: Any = None  # whose token came with it
+    certificate: Any = None  # the client's, where it is what the request was admitted by
     own_template: str = ""  # the path label of metrics, where no route or service has one
     max_body_bytes: int | None = None  # not known before step 5
     answer_lines: bytes = b""  # request id, RateLimit, CORS: fields of whatever answer comes
@@ -170,12 +204,26 @@ class Exchange:
     bytes_in: int = 0
     bytes_out: int = 0
     is_fallback: bool = False
+    under_way: Any = None  # what it counts as in limits of concurrency, until it ends
+    measured: Any = None  # under what the version's traffic is counted, where it is
+
+    forwarded: Forwarded | None = None  # where a transformation changes the request: the exchange keeps the client's
+    upstream_credentials: Any = None  # `routing.upstream_credentials.CredentialLines` of a service that has some
 
     sink: BodySink | None = None
+    body_tee: Any = None  # makes of the body's sink one that sees the body too (`routing.mirroring`)
+    filters: tuple[Any, ...] = ()  # makers of `routing.answers.Filter`: the first stands nearest to the client
+    left: Any = None  # told that the client has gone before its answer was whole, or that its body failed while held
+    upgrade: Any = None  # a `routing.websocket_handshake.Handshake`, where the request is to open a WebSocket
+    rescue: Any = None  # asked before a fault of the forwarding is answered: has it answered in some other way?
 
     # --- how to take the body and to answer: each protocol's own ---
     def read_body(self, sink: BodySink) -> None:
         """Deliver the body to ``sink`` from now on, beginning with what has arrived. Once per exchange."""
+        raise NotImplementedError
+
+    def replace_body(self, body: bytes) -> None:
+        """The body has been taken whole, and from now on it is this one: `read_body` delivers it, once more."""
         raise NotImplementedError
 
     def pause_body(self) -> None:
@@ -196,6 +244,10 @@ class Exchange:
     def write(self, data: bytes) -> bool:
         """A piece of the body. False: the client is slower; wait for ``sink.client_ready``."""
         raise NotImplementedError
+
+    def is_taking(self) -> bool:
+        """Of a client that holds up its answer: has it taken some of it since this was last asked?"""
+        return False
 
     def end(self) -> None:
         """The body is whole."""

@@ -6,7 +6,10 @@ failed, by phase), `InternalFault` (we or something we depend on failed). `core.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from core.problem import Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,11 @@ _ROWS: tuple[tuple[str, int, str], ...] = (
     ("version_not_allowed", 403, "The application may not use this version"),
     ("endpoint_not_whitelisted", 403, "The endpoint is not whitelisted for the application"),
     ("method_not_whitelisted", 403, "The method is not whitelisted for this endpoint"),
+    ("password_change_required", 403, "A new password must be chosen first"),
     ("insufficient_scope", 403, "The credentials lack a required scope"),
+    ("insufficient_role", 403, "The user has none of the required roles"),
     ("ip_not_allowed", 403, "The address is not allowed"),
+    ("key_not_allowed_now", 403, "The key may not be used at this time"),
     ("blocked", 403, "The request is blocked"),
     ("no_route", 404, "Nothing is routed at this path"),
     ("unknown_version", 404, "The service has no such active version"),
@@ -38,11 +44,13 @@ _ROWS: tuple[tuple[str, int, str], ...] = (
     ("method_not_allowed", 405, "The method is not allowed here"),
     ("request_timeout", 408, "The request took too long to arrive"),
     ("conflict", 409, "The change conflicts with the present state"),
+    ("version_retired", 410, "The version is retired"),
     ("stale_revision", 412, "The object has changed since it was read"),
     ("payload_too_large", 413, "The body is too large"),
     ("uri_too_long", 414, "The request target is too long"),
     ("unsupported_media_type", 415, "The media type is not supported"),
     ("invalid_field", 422, "A field is not valid"),
+    ("upgrade_required", 426, "Another version of the protocol is required"),
     ("precondition_required", 428, "The request must be conditional"),
     ("header_too_large", 431, "The header section is too large"),
     ("rate_limited", 429, "Too many requests"),
@@ -51,11 +59,15 @@ _ROWS: tuple[tuple[str, int, str], ...] = (
     ("upstream_connect_failed", 502, "The upstream could not be reached"),
     ("upstream_reset", 502, "The upstream closed the connection"),
     ("upstream_invalid_response", 502, "The upstream sent an invalid response"),
+    ("aggregate_failed", 502, "What the answer is made of could not be had"),
     ("circuit_open", 503, "The upstream is failing and is left alone for a while"),
     ("no_healthy_target", 503, "No target can take the request"),
+    ("maintenance", 503, "The service is being maintained"),
     ("overloaded", 503, "The gateway is overloaded"),
     ("dependency_unavailable", 503, "Something the gateway depends on is away"),
+    ("not_cached", 504, "No stored answer can be used"),
     ("upstream_timeout", 504, "The upstream took too long"),
+    ("loop_detected", 508, "The request goes round in a circle"),
 )
 _TYPES = {
     "rate_limited": _IANA + "quota-exceeded",
@@ -73,8 +85,10 @@ class GatewayFault(Exception):
 
     ``detail`` is one sentence that helps whoever reads it and holds no secret. ``headers`` go out with the answer,
     ``members`` become further members of the problem document (RFC 9457 section 3.2), ``proxy_error`` is the
-    ``error`` parameter of Proxy-Status (RFC 9209 section 2.3).
+    ``error`` parameter of Proxy-Status (RFC 9209 section 2.3). ``form`` is what `core.problem.common` remembers.
     """
+
+    form: "Form | None" = None
 
     def __init__(
         self,
@@ -93,6 +107,13 @@ class GatewayFault(Exception):
         self.members = members or {}
         self.proxy_error = proxy_error
         self.retry_after_s = retry_after_s
+
+    def again(self) -> Self:
+        """One that says the same. An exception that has been raised holds on to the request that it was raised for, so
+        one that stays, to be raised for many, is never raised itself."""
+        twin = type(self).__new__(type(self), self.detail)
+        twin.__dict__ = self.__dict__
+        return twin
 
     @property
     def code(self) -> str:

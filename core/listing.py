@@ -90,7 +90,11 @@ class CursorPages(BasePagination):
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         names = [sign + name for name in getattr(view, "orderings", ()) for sign in ("", "-")]
         return [
-            _parameter("limit", f"How many, up to {MAX_LIMIT}", {"type": "integer", "default": DEFAULT_LIMIT}),
+            _parameter(
+                "limit",
+                f"How many, up to {MAX_LIMIT}",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+            ),
             _parameter("cursor", "The page after: the `cursor` of the page before", {"type": "string"}),
             _parameter("ordering", "By what; a minus turns it round", {"type": "string", "enum": names}),
         ]

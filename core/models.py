@@ -8,8 +8,8 @@ from django.db import models
 from django.utils import timezone
 
 from core.ids import new_id
-
-DEFAULT_TENANT = "default"
+from core.tenants import DEFAULT_TENANT as DEFAULT_TENANT  # many know it from here
+from core.tenants import TenantKey, TenantManager
 
 
 class Tenant(models.Model):
@@ -25,9 +25,11 @@ class Tenant(models.Model):
 
 
 class TenantRow(models.Model):
-    """A row that belongs to a tenant."""
+    """A row that belongs to a tenant: to the present one (`core.tenants`), and no other sees it."""
 
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, default=DEFAULT_TENANT, related_name="+")
+    tenant = TenantKey(Tenant, on_delete=models.PROTECT, default=DEFAULT_TENANT, related_name="+")
+
+    objects = TenantManager()
 
     class Meta:
         abstract = True
@@ -62,16 +64,20 @@ class ConfigRow(TenantRow):
 class ConfigRevision(models.Model):
     """One committed change of the configuration: audit trail, history and feed in one append-only table.
 
-    ``token`` tells this history from another one with the same numbers (a restored backup, a failover).
+    ``token`` tells this history from another one with the same numbers (a restored backup, a failover). ``tenant`` is
+    that of the objects; queries must ask for it themselves (`core.tenants.of_tenant`), for numbers are everybody's.
     """
 
     number = models.BigIntegerField(primary_key=True)
+    tenant = TenantKey(Tenant, on_delete=models.PROTECT, default=DEFAULT_TENANT, related_name="+")
     token = models.CharField(max_length=32)
     actor_kind = models.CharField(max_length=16)  # user, key, setup, command, demo
     actor_id = models.CharField(max_length=64, blank=True)
     actor_name = models.CharField(max_length=150, blank=True)
     source = models.CharField(max_length=16)  # panel, api, command
     reason = models.TextField(blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    address = models.CharField(max_length=64, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -105,6 +111,42 @@ class ConfigChange(models.Model):
 
     def __str__(self) -> str:
         return f"{self.operation} {self.kind} {self.object_name or self.object_id}"
+
+
+class AuditEvent(TenantRow):
+    """What somebody did that is no change of the configuration: logins, failures, exports, purges, replays (rule 23).
+    Append-only. ``details`` holds no secret."""
+
+    class Outcome(models.TextChoices):
+        SUCCESS = "success"
+        FAILURE = "failure"
+        DENIED = "denied"
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "aud"), editable=False)
+    at = models.DateTimeField(default=timezone.now)
+    action = models.CharField(max_length=64)  # session.login, key.validate, audit.export, cache.purge, …
+    outcome = models.CharField(max_length=7, choices=Outcome.choices, default=Outcome.SUCCESS)
+    actor_kind = models.CharField(max_length=16, blank=True)
+    actor_id = models.CharField(max_length=64, blank=True)
+    actor_name = models.CharField(max_length=150, blank=True)
+    source = models.CharField(max_length=16, blank=True)  # panel, api, command, gateway
+    object_kind = models.CharField(max_length=32, blank=True)
+    object_id = models.CharField(max_length=64, blank=True)
+    object_name = models.CharField(max_length=200, blank=True)
+    details = models.JSONField(default=dict, blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    address = models.CharField(max_length=64, blank=True)
+
+    class Meta:
+        db_table = "gateway_audit_event"
+        ordering = ("-at", "-id")
+        indexes = [
+            models.Index(fields=["at"], name="audit_event_at"),
+            models.Index(fields=["action", "at"], name="audit_event_action"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.object_name}".strip()
 
 
 class GatewayNode(models.Model):

@@ -1,5 +1,6 @@
 """JSON in and out. Strictly: what PostgreSQL or the gateways could not hold is refused here with a sentence."""
 
+import json
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -33,7 +34,16 @@ class StrictJSONParser(BaseParser):
             raise ClientFault("bad_request", f"The body is not valid JSON: {error}.") from None
         if b"\\u0000" in data or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
             _check_values(document)
+        json.loads(data, object_pairs_hook=_without_duplicates)  # after the check of depth: this one is recursive
         return document
+
+
+def _without_duplicates(members: list[tuple[str, Any]]) -> None:
+    """Of two members of a name most readers take the last, some the first (RFC 8259 section 4): nobody shall guess."""
+    names = [name for name, _ in members]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ClientFault("bad_request", f"The body names the member {twice[:100]!r} twice.")
 
 
 def _check_values(document: Any) -> None:

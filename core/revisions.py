@@ -14,14 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from django.db import connection, transaction
 from django.db.models import Max
 from django.utils import timezone
 
 from core.faults import ClientFault
-from core.models import ConfigChange, ConfigRevision, ConfigRow
+from core.managed_secrets import check_references
+from core.models import DEFAULT_TENANT, ConfigChange, ConfigRevision, ConfigRow
 
 NOTIFY_CHANNEL = "portcullis_config"
 _LOCK = 0x706F7274  # any number of ours: "port"
@@ -29,11 +30,15 @@ _LOCK = 0x706F7274  # any number of ours: "port"
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who changes something: ``kind`` is user, key, setup, command or demo."""
+    """Who does something: ``kind`` is user, key, end_user, setup, command, demo or anonymous. ``request_id`` and
+    ``address`` say with which request, and from where."""
 
     kind: str
     id: str = ""
     name: str = ""
+    tenant_id: str = DEFAULT_TENANT
+    request_id: str = ""
+    address: str = ""
 
 
 @dataclass(slots=True)
@@ -42,6 +47,7 @@ class RevisionWriter:
 
     number: int
     changes: list[ConfigChange] = field(default_factory=list)
+    tenants: set[str] = field(default_factory=set)  # of the rows
 
     def save_new(self, row: ConfigRow) -> None:
         row.revision = self.number
@@ -79,6 +85,9 @@ class RevisionWriter:
         row.save(update_fields=[field.name for field in row._meta.concrete_fields if field.name not in kept])
 
     def _add(self, row: ConfigRow, operation: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
+        self.tenants.add(str(row.tenant_id))
+        if after is not None:
+            check_references(before, after)
         self.changes.append(
             ConfigChange(
                 revision_id=self.number,
@@ -101,7 +110,7 @@ def locked(row: _Row, if_revision: int | None = None) -> _Row:
     Raises ClientFault: ``not_found`` when somebody deleted it, ``stale_revision`` (with ``current``, the row's present
     revision) when it is no longer at ``if_revision``.
     """
-    current: _Row | None = type(row)._default_manager.select_for_update().filter(pk=row.pk).first()
+    current = cast("_Row | None", type(row)._default_manager.select_for_update().filter(pk=row.pk).first())
     if current is None:
         raise ClientFault("not_found", f"{str(row)!r} does not exist any more.")
     if if_revision is not None and current.revision != if_revision:
@@ -167,12 +176,15 @@ def _next_number() -> int:
 def _commit(writer: RevisionWriter, actor: Actor, source: str, reason: str) -> None:
     ConfigRevision.objects.create(
         number=writer.number,
+        tenant_id=next(iter(writer.tenants)) if len(writer.tenants) == 1 else DEFAULT_TENANT,
         token=secrets.token_hex(8),
         actor_kind=actor.kind,
         actor_id=actor.id,
         actor_name=actor.name,
         source=source,
         reason=reason,
+        request_id=actor.request_id,
+        address=actor.address,
     )
     ConfigChange.objects.bulk_create(writer.changes)
     if connection.vendor == "postgresql":

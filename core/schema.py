@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
@@ -58,16 +59,19 @@ class AdminSchema(AutoSchema):
         return [] if self._is_list_view() or has_news else [_IF_NONE_MATCH]
 
 
-def _header(name: str, description: str) -> OpenApiParameter:
-    return OpenApiParameter(name, str, OpenApiParameter.HEADER, description=description)
+def _header(name: str, description: str, **bounds: Any) -> OpenApiParameter:
+    return OpenApiParameter(name, {"type": "string", **bounds}, OpenApiParameter.HEADER, description=description)
 
 
+MAX_REASON = 500  # characters
+_TAG = r'(W/)?"[\x21\x23-\x7e]*"'  # RFC 9110 section 8.8.3
+_TAGS = rf"^(\*|{_TAG}(, *{_TAG})*)$"
 _IF_MATCH = _header(
-    "If-Match", 'The ETag of the object as read; if it has changed since, the answer is 412. E.g. `"42"`'
+    "If-Match", 'The ETag of the object as read; if it has changed since, the answer is 412. E.g. `"42"`', pattern=_TAGS
 )
-_IF_NONE_MATCH = _header("If-None-Match", "An ETag; if the object is still the same, the answer is 304")
+_IF_NONE_MATCH = _header("If-None-Match", "An ETag; if the object is still the same, the answer is 304", pattern=_TAGS)
 _PREFER = _header("Prefer", "`wait=0` not to wait until the gateways have applied the change, else up to a second")
-_CHANGE_REASON = _header("X-Change-Reason", "Why, for the history")
+_CHANGE_REASON = _header("X-Change-Reason", "Why, for the history; percent-encoded beyond ASCII", maxLength=MAX_REASON)
 
 PROBLEM_SCHEMA = {
     "type": "object",
@@ -106,6 +110,35 @@ PROBLEM_SCHEMA = {
 }
 
 
+def _problem_statuses(path: str, method: str, operation: dict[str, Any]) -> Iterator[str]:
+    """The refusals and failures that the operation may answer with."""
+    yield from ("400", "429", "503")
+    if operation.get("security"):
+        yield from ("401", "403")
+    elif method != "get":
+        yield "401"  # credentials come otherwise: a password, a token for setting up
+    if "{" in path:
+        yield "404"
+    if method != "get":
+        yield from ("404", "409", "413", "415", "422")
+    elif operation.get("parameters"):
+        yield "422"
+    if any(parameter["name"] == "If-Match" for parameter in operation.get("parameters", ())):
+        yield "412"
+
+
+def _let_null_fit_once(node: Any) -> None:
+    """``oneOf: [{}, null]``, said of a field that holds any JSON or null, would refuse null: it fits both."""
+    if isinstance(node, dict):
+        if {} in node.get("oneOf", ()):
+            del node["oneOf"]
+        for inner in node.values():
+            _let_null_fit_once(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            _let_null_fit_once(inner)
+
+
 def add_problems(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
     """A drf-spectacular postprocessing hook: every operation may answer with a problem document."""
     result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
@@ -113,9 +146,11 @@ def add_problems(result: dict[str, Any], generator: Any, request: Any, public: b
         "description": "What went wrong: 4xx is the request's fault, 503 says with Retry-After when to come again",
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
-    for path in result["paths"].values():
-        for operation in path.values():
-            operation["responses"]["default"] = problem
+    _let_null_fit_once(result["components"])
+    for path, operations in result["paths"].items():
+        for method, operation in operations.items():
+            for status in (*_problem_statuses(path, method, operation), "default"):
+                operation["responses"].setdefault(status, problem)
             if any(parameter["name"] == "If-None-Match" for parameter in operation.get("parameters", ())):
                 operation["responses"]["304"] = {"description": "It is still as `If-None-Match` says"}
     return result

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
 from django.db import models
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core.api_problems import camel
 from core.models import ConfigRow
+from core.policies import Policy
 from core.validation import LIST_LIMIT
 
 Row = TypeVar("Row", bound=models.Model)
@@ -39,7 +42,27 @@ class WholeNumber(serializers.IntegerField):
         return data
 
 
-@extend_schema_field({"type": "integer", "format": "int64", "description": "Milliseconds since 1970-01-01T00:00:00Z"})
+class Document(serializers.JSONField):
+    """A policy: one JSON object or null. What it may hold is the use-case's to say, at the member that is wrong."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**({"required": False, "allow_null": True} | options))
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise serializers.ValidationError("This is a JSON object, or null.")
+        return data
+
+
+@extend_schema_field(
+    {
+        "type": "integer",
+        "format": "int64",
+        "minimum": 0,
+        "maximum": _LAST_MS,
+        "description": "Milliseconds since 1970-01-01T00:00:00Z",
+    }
+)
 class EpochMillis(serializers.Field[datetime, int, int, datetime]):
     default_error_messages = {
         "invalid": "A time is a whole number of milliseconds since 1970-01-01T00:00:00Z.",
@@ -146,3 +169,28 @@ def config_meta(model: type[ConfigRow], *writable: str, read_only: tuple[str, ..
     """The Meta of a `ConfigSerializer`: id, the writable fields, the read-only ones, revision and times."""
     fields = ("id", *writable, *read_only, *CONFIG_FIELDS)
     return type("Meta", (), {"model": model, "fields": fields, "read_only_fields": ("id", *read_only, *CONFIG_FIELDS)})
+
+
+def policy_fields(kinds: Mapping[str, type[Policy]]) -> dict[str, Any]:
+    """A field for each policy, by its name in JSON, described to OpenAPI by the policy's own class."""
+    fields = {}
+    for name, kind in kinds.items():
+        described = extend_schema_field(policy_schema(kind))(type(kind.__name__, (Document,), {}))
+        fields[camel(name)] = described(source=name) if camel(name) != name else described()
+    return fields
+
+
+@cache
+def policy_schema(kind: type[Policy]) -> dict[str, Any]:
+    """Its JSON schema, with what it refers to laid in."""
+    schema = msgspec.json.schema(kind)
+    definitions = schema.pop("$defs")
+
+    def laid_in(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return laid_in(definitions[node["$ref"].rpartition("/")[2]])
+            return {name: laid_in(value) for name, value in node.items()}
+        return [laid_in(each) for each in node] if isinstance(node, list) else node
+
+    return {**laid_in(schema), "nullable": True}

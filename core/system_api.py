@@ -78,6 +78,7 @@ class RevisionViewSet(ListViewSet[ConfigRevision]):
     filterset_class = RevisionFilters
     lookup_field = "number"
     resource, plural = "revisions", "revisions"
+    tenant_path = "tenant"
     orderings: ClassVar = {"number": "pk"}
     default_ordering = "-number"
 

@@ -1,13 +1,15 @@
 """What use-cases check before they store: each wrong field gets its sentences, and one answer names all of them."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from django.core.exceptions import ValidationError
+from django.db.models import Model
 
 from core.faults import ClientFault
 from core.models import ConfigRow
+from core.policies import P, Policy, PolicyError, read
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
@@ -119,3 +121,37 @@ def assign(row: ConfigRow, values: Mapping[str, Any], writable: Collection[str])
         raise TypeError(f"{type(row).__name__} has no writable field {', '.join(unknown)}")
     for name, value in values.items():
         setattr(row, name, value)
+
+
+# --- policies ------------------------------------------------------------------------------------------------------
+def check_policies(row: Model, kinds: Mapping[str, type[Policy]], errors: FieldErrors) -> None:
+    """Each of a row's policies (`core.policies`) by the name of its column."""
+    for field, kind in kinds.items():
+        document = getattr(row, field)
+        if document is not None:
+            check_document(field, kind, document, errors)
+
+
+def check_document(field: str, kind: type[P], document: object, errors: FieldErrors) -> P | None:
+    """The sentence stands at the member that is wrong: ``health_checks.active.intervalS``. None: there is one."""
+    if not all(is_storable(text) for text in texts_in(document)):
+        errors.add(field, "A text holds a NUL character or half of a surrogate pair.")
+        return None
+    try:
+        return read(kind, document)
+    except PolicyError as error:
+        errors.add(f"{field}.{error.field}" if error.field else field, as_sentence(error.sentence))
+        return None
+
+
+def texts_in(document: object) -> Iterator[str]:
+    """Every string of a JSON document, names of members too."""
+    if isinstance(document, str):
+        yield document
+    elif isinstance(document, Mapping):
+        for name, value in document.items():
+            yield str(name)
+            yield from texts_in(value)
+    elif isinstance(document, list | tuple):
+        for value in document:
+            yield from texts_in(value)

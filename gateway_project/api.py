@@ -22,6 +22,7 @@ from rest_framework.views import APIView
 from core.models import ConfigRevision
 from core.propagation import live_nodes
 from queues.models import QueuedTask
+from routing.target_report import trouble
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'"
@@ -41,19 +42,29 @@ class TasksHealthSerializer(serializers.Serializer[Any]):
     oldestWaitingS = serializers.IntegerField(allow_null=True)
 
 
+class TargetsHealthSerializer(serializers.Serializer[Any]):
+    unhealthy = serializers.IntegerField()
+    ejected = serializers.IntegerField()
+    openCircuits = serializers.IntegerField()
+
+
 class HealthSerializer(serializers.Serializer[Any]):
-    """``status`` is ok, or degraded when no node is live, one is behind, or one had to skip rows."""
+    """``status`` is ok, or degraded when no node is live, one is behind, or one has a problem, as its entry in
+    ``/admin/nodes`` says. ``targets`` counts those of services with something wrong, on any host; the gateway is not
+    degraded by them."""
 
     status = serializers.ChoiceField(choices=["ok", "degraded"])
     revision = serializers.IntegerField()
     database = serializers.CharField()
     nodes = NodesHealthSerializer()
     tasks = TasksHealthSerializer()
+    targets = TargetsHealthSerializer()
 
 
 class LivenessView(APIView):
     """The control process lives. It looks at nothing else, so it answers through any outage (rule 21)."""
 
+    open_to = "everybody: that it lives is all that it tells"
     authentication_classes = []
     permission_classes = []
 
@@ -76,7 +87,7 @@ class AdminHealthView(APIView):
         nodes = {"live": len(live), "behind": behind, "withProblems": problems}
         status = "ok" if live and not behind and not problems else "degraded"
         document = {"status": status, "revision": revision, "database": connection.vendor, "nodes": nodes}
-        return Response({**document, "tasks": _tasks()})
+        return Response({**document, "tasks": _tasks(), "targets": trouble()})
 
 
 def _tasks() -> dict[str, int | None]:
@@ -89,6 +100,7 @@ def _tasks() -> dict[str, int | None]:
 
 
 class OpenApiView(APIView):
+    open_to = "everybody on the panel's port; on the gateway's, when DOCS_ON_GATEWAY_PORT says so"
     authentication_classes = []
     permission_classes = []
 
@@ -116,6 +128,7 @@ class _Page:
 
 
 class SwaggerView(_Page, SpectacularSwaggerSplitView):
+    open_to = OpenApiView.open_to
     authentication_classes = []
     permission_classes = []
     content_negotiation_class = DefaultContentNegotiation
@@ -127,6 +140,7 @@ class SwaggerView(_Page, SpectacularSwaggerSplitView):
 class RedocView(_Page, SpectacularRedocView):
     """With ``?script=`` the library itself, whose one picture from elsewhere is taken out."""
 
+    open_to = OpenApiView.open_to
     authentication_classes = []
     permission_classes = []
     content_negotiation_class = DefaultContentNegotiation

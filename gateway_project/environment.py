@@ -20,10 +20,14 @@ from django.core.exceptions import ImproperlyConfigured
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
+files: list[str] = []  # that settings were read from
+
+
 def _raw(name: str) -> str:
     file = os.environ.get(f"{name}_FILE")
     if not file:
         return os.environ.get(name, "")
+    files.append(str(Path(file).absolute()))
     try:
         return Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:

@@ -10,6 +10,7 @@ import resource
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,16 @@ from django.db.migrations.executor import MigrationExecutor
 
 from access.models import SetupCompletion
 from gateway_project.companions import CALM_CELERY
+from gateway_project.dataplane.tls import CertificateError, ClientTrust, expired, sources
 from gateway_project.probes import worker_is_ready
 from gateway_project.processes import ProcessSpec
 from gateway_project.supervisor import say
 from gateway_project.worker_settings import worker_settings
 
 SECRET_NAMES = ("SECRET_KEY", "KEY_PEPPER", "DATABASE_URL", "DATABASE_LISTEN_URL", "CELERY_BROKER_URL", "REDIS_URL",
-                "SETUP_TOKEN", "METRICS_TOKEN")  # fmt: skip
+                "SETUP_TOKEN", "METRICS_TOKEN", "JWT_SECRET", "VAULT_TOKEN", "AWS_ACCESS_KEY_ID",
+                "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_CLIENT_SECRET", "AZURE_PASSWORD",
+                "GOOGLE_APPLICATION_CREDENTIALS")  # fmt: skip
 DRAIN_TIMEOUT_S = 35.0  # a worker's second of grace, its 30 s for requests in flight, and some slack
 _SOCKET_PATH_LIMIT = 107  # bytes (unix(7))
 
@@ -156,10 +160,24 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def check_certificates() -> None:
+    """Raises CannotStart when the TLS port could not serve a certificate. Warns of those that have expired."""
+    if not settings.TLS_PORT:
+        return
+    try:
+        found = sources(settings.TLS_CERTIFICATE, settings.TLS_KEY, settings.TLS_CERTIFICATES_DIR)
+        for sentence in expired(found, time.time()):
+            say(sentence)
+        ClientTrust(worker_settings())
+    except CertificateError as error:
+        raise CannotStart(str(error)) from None
+
+
 def gateway_addresses() -> list[tuple[str, str, int]]:
     """``(setting, host, port)`` of everything that listens."""
     return [
         ("PORT", settings.BIND, settings.PORT),
+        *([("TLS_PORT", settings.BIND, settings.TLS_PORT)] if settings.TLS_PORT else []),
         ("ADMIN_PORT", settings.PANEL_BIND, settings.ADMIN_PORT),
         ("METRICS_PORT", settings.METRICS_BIND, settings.METRICS_PORT),
     ]
@@ -175,11 +193,16 @@ def workers() -> list[ProcessSpec]:
             stdin=worker_settings(slot).to_json(),
             has_stdout=True,
             environment=environment,
-            is_ready=partial(worker_is_ready, settings.BIND, settings.PORT),
+            is_ready=partial(worker_is_ready, settings.BIND, settings.PORT, preamble=probe_preamble()),
             stop_timeout_s=DRAIN_TIMEOUT_S,
         )
         for slot in range(settings.WORKERS)
     ]
+
+
+def probe_preamble() -> bytes:
+    """What a probe of this host says before HTTP: that it speaks for itself."""
+    return b"PROXY UNKNOWN\r\n" if settings.PROXY_PROTOCOL else b""
 
 
 def events_worker() -> ProcessSpec:

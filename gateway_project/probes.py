@@ -15,19 +15,21 @@ _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def worker_is_ready(bind: str, port: int, pid: int) -> bool:
+async def worker_is_ready(bind: str, port: int, pid: int, preamble: bytes = b"") -> bool:
     """Whether ``/ready`` is 200 and this process has said so: the workers share the port, and the kernel decides who
-    gets a connection, so this is asked again and again."""
+    gets a connection, so this is asked again and again. ``preamble`` is what the port wants to hear before HTTP."""
     with contextlib.suppress(OSError, TimeoutError):
         async with _connected(asyncio.open_connection(_ANYWHERE.get(bind, bind), port)) as (reader, writer):
+            writer.write(preamble)
             return await _status(reader, writer, "/ready") == 200 and _has_accepted(pid, writer)
     return False
 
 
-async def serves_revision(bind: str, port: int, revision: int) -> bool:
+async def serves_revision(bind: str, port: int, revision: int, preamble: bytes = b"") -> bool:
     """Whether ``/ready`` tells of this revision or a later one, and of news that are fresh."""
     with contextlib.suppress(OSError, TimeoutError, ValueError, KeyError):
         async with _connected(asyncio.open_connection(_ANYWHERE.get(bind, bind), port)) as (reader, writer):
+            writer.write(preamble)
             if await _status(reader, writer, "/ready") != 200:
                 return False
             head = await reader.readuntil(b"\r\n\r\n")

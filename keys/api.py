@@ -1,45 +1,63 @@
-"""``/keys[/{id}]``, ``/keys/{id}/suspend`` and ``/activate``, ``/validate``, ``/setup``."""
+"""``/keys[/{id}]``, ``/keys/{id}/suspend``, ``/activate``, ``/rotate`` and ``/callers``."""
 
-import secrets
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import django_filters
+from django import forms
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db.models import Q, QuerySet
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
-from access.callers import AddressThrottle, client_address, is_direct_loopback
 from access.models import Application
-from core.api import Author, ConfigViewSet, author, entity_tag, if_match, settle
+from core.api import Author, ConfigViewSet, ListViewSet, author, entity_tag, if_match, own_permissions, settle
 from core.faults import ClientFault, PolicyDenied
 from core.listing import Filters, flag_filter
-from core.permissions import Caller, covers
+from core.permissions import may
 from core.revisions import observed
 from core.validation import invalid
 from keys import services as use_cases
-from keys.authentication import FAILURES, refuse_when_exhausted
-from keys.models import ApiKey
+from keys.credential import LOOKUP
+from keys.making import IssuedKey
+from keys.models import ApiKey, KeyCaller
+from keys.rotation import rotate_key
 from keys.scopes import is_admin_scope
 from keys.serializers import (
-    FirstAdminSerializer,
     IssuedKeySerializer,
+    KeyCallerSerializer,
     KeySerializer,
     NewKeySerializer,
     RevokedKeySerializer,
-    SetupSerializer,
-    ValidationSerializer,
-    VerdictSerializer,
+    RotatedKeySerializer,
+    RotationSerializer,
+    shown_once,
+    shown_rotation,
 )
-from keys.services import IssuedKey
-from keys.setup import complete_setup, is_set_up
 
-VALIDATIONS = AddressThrottle(lambda: settings.VALIDATIONS_PER_MINUTE)
 _STATUSES = (*ApiKey.Status.choices, ("expired", "Expired"))
+_END_OF_TIME = 253_402_300_800_000  # epoch milliseconds: the year 10000
+
+
+class _MillisField(forms.CharField):
+    def to_python(self, value: Any) -> Any:
+        text = super().to_python(value)
+        if not text:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) < _END_OF_TIME):
+            raise forms.ValidationError("A time is a whole number of milliseconds since 1970-01-01T00:00:00Z.")
+        return datetime.fromtimestamp(int(text) / 1000, UTC)
+
+
+@extend_schema_field({"type": "integer", "format": "int64", "minimum": 0, "maximum": _END_OF_TIME - 1})
+class MillisFilter(django_filters.Filter):  # type: ignore[misc]
+    """A time in epoch milliseconds."""
+
+    field_class = _MillisField
 
 
 class KeyFilters(Filters):
@@ -50,6 +68,21 @@ class KeyFilters(Filters):
     status = django_filters.ChoiceFilter(choices=_STATUSES, method="by_status", empty_label=None)
     isActive = flag_filter("is_active", method="by_activity")
     isAdmin = flag_filter("user", method="by_kind")
+    expiresBefore = MillisFilter(field_name="expires_at", lookup_expr="lt")
+    lastUsedBefore = MillisFilter(method="by_last_use", label="Keys that were not used since, or never")
+    lookupId = django_filters.CharFilter(method="by_lookup_id", label="Whose key is this? Its first 13 characters")
+    replaces = django_filters.CharFilter(field_name="replaces_id")
+
+    def by_last_use(self, queryset: QuerySet[ApiKey], name: str, value: datetime) -> QuerySet[ApiKey]:
+        return queryset.filter(Q(last_used_at__lt=value) | Q(last_used_at__isnull=True, created_at__lt=value))
+
+    def by_lookup_id(self, queryset: QuerySet[ApiKey], name: str, value: str) -> QuerySet[ApiKey]:
+        """A whole key does not belong into a URL, where logs would keep it."""
+        lookup_id = value.removeprefix(settings.API_KEY_PREFIX)
+        if len(lookup_id) != LOOKUP or not (lookup_id.isascii() and lookup_id.isalnum()):
+            sentence = f"Send the {LOOKUP} characters that follow the prefix {settings.API_KEY_PREFIX}, and no more."
+            raise ValidationError({"lookupId": [sentence]})
+        return queryset.filter(lookup_id=lookup_id)
 
     def by_status(self, queryset: QuerySet[ApiKey], name: str, value: str) -> QuerySet[ApiKey]:
         is_over = Q(expires_at__lte=timezone.now()) & ~Q(status=ApiKey.Status.REVOKED)
@@ -64,21 +97,14 @@ class KeyFilters(Filters):
         return queryset.filter(user__isnull=not value)
 
 
-def own_scopes(request: Request) -> tuple[str, ...] | None:
-    """What the caller may give at most (rule 14): None is everything."""
-    caller = request.auth
-    assert isinstance(caller, Caller)
-    return caller.scopes
-
-
 class KeyViewSet(ConfigViewSet[ApiKey]):
     queryset = ApiKey.objects.all()
-    serializer_class = KeySerializer
+    serializer_class: Any = KeySerializer
     filterset_class = KeyFilters
     lookup_field = "id"
     resource, plural = "keys", "keys"
     has_news_between_revisions = True  # the last use, and that it has expired
-    orderings: ClassVar = {"createdAt": "created_at", "name": "name", "owner": "owner"}
+    orderings: ClassVar = {"createdAt": "created_at", "name": "name", "owner": "owner", "useCount": "use_count"}
 
     @extend_schema(request=NewKeySerializer, responses={201: IssuedKeySerializer})
     def create(self, request: Request, **_: Any) -> Response:
@@ -86,27 +112,29 @@ class KeyViewSet(ConfigViewSet[ApiKey]):
         serializer.is_valid(raise_exception=True)
         with observed() as numbers:
             issued = self._issue(request, serializer.validated_data)
-        response = Response(_shown_once(issued), status=201, headers={"ETag": entity_tag(issued.row.revision)})
+        response = Response(shown_once(issued), status=201, headers={"ETag": entity_tag(issued.row.revision)})
         response["Location"] = f"/keys/{issued.row.pk}"
         return settle(request, response, numbers)
 
-    def _issue(self, request: Request, values: dict[str, Any]) -> IssuedKey:
+    def _issue(self, request: Request, values: dict[str, Any], application_field: str = "applicationId") -> IssuedKey:
         scopes: list[str] = values.get("scopes", [])
         fields: dict[str, Any] = {"name": values["name"], "owner": values.get("owner", ""), "scopes": scopes}
+        fields["restrictions"] = values.get("restrictions")
         if "expiresInDays" in values:
             fields["expires_in_days"] = values["expiresInDays"]
-        application = _application(values.get("applicationId"))
+        application = _application(values.get("applicationId"), application_field)
         if application is None and scopes and all(is_admin_scope(scope) for scope in scopes):
             user = request.user
             assert isinstance(user, User)
-            fields |= {"user": user, "own_scopes": own_scopes(request)}
+            fields |= {"user": user, "own_scopes": own_permissions(request)}
             return use_cases.create_admin_key(**fields, **author(request))
-        return use_cases.create_key(**fields, application=application, **author(request))
+        may_make = may(request, "admin:applications:create")
+        return use_cases.create_key(**fields, application=application, may_make_application=may_make, **author(request))
 
     def change(
         self, row: ApiKey, changes: dict[str, Any], if_revision: int | None, author: Author
     ) -> tuple[ApiKey, dict[str, Any]]:
-        own = own_scopes(self.request)
+        own = own_permissions(self.request)
         return use_cases.update_key(key=row, changes=changes, if_revision=if_revision, own_scopes=own, **author), {}
 
     @extend_schema(responses={200: RevokedKeySerializer})
@@ -130,94 +158,69 @@ class KeyViewSet(ConfigViewSet[ApiKey]):
     def activate(self, request: Request, **_: Any) -> Response:
         """Let a suspended key work again."""
         row = self.get_object()
-        expected, own = if_match(request, row.revision), own_scopes(request)
+        expected, own = if_match(request, row.revision), own_permissions(request)
         with observed() as numbers:
             row = use_cases.activate_key(key=row, if_revision=expected, own_scopes=own, **author(request))
         return settle(request, self.answer(row, {}), numbers)
 
 
 class KeyStateViewSet(KeyViewSet):
-    """Suspending and activating change a key, so they need ``admin:keys:update``."""
+    """Suspending, activating and rotating change a key, so they need ``admin:keys:update``."""
 
     permission_actions: ClassVar = {"POST": "update"}
 
+    @extend_schema(request=RotationSerializer, responses={201: RotatedKeySerializer})
+    def rotate(self, request: Request, **_: Any) -> Response:
+        """Make a new key in the place of this one; both work until the transition ends. Needs ``admin:keys:create``
+        too."""
+        if not may(request, "admin:keys:create"):
+            raise PolicyDenied("insufficient_scope", "This needs the permission admin:keys:create.")
+        row = self.get_object()
+        serializer = RotationSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        with observed() as numbers:
+            rotation = rotate_key(
+                key=row,
+                transition_days=serializer.validated_data["transitionPeriodDays"],
+                if_revision=if_match(request, row.revision),
+                own_scopes=own_permissions(request),
+                **author(request),
+            )
+        successor = rotation.issued.row
+        response = Response(shown_rotation(rotation), status=201, headers={"ETag": entity_tag(successor.revision)})
+        response["Location"] = f"/keys/{successor.pk}"
+        return settle(request, response, numbers)
 
-def _application(application_id: str | None) -> Application | None:
+
+class CallerFilters(Filters):
+    search_in = ("address",)
+    address = django_filters.CharFilter()
+
+
+class KeyCallersViewSet(ListViewSet[KeyCaller]):
+    """Who uses a key, from which address, the latest first. At most a minute late; kept for 90 days after the last
+    request."""
+
+    queryset = KeyCaller.objects.all()
+    serializer_class = KeyCallerSerializer
+    filterset_class = CallerFilters
+    resource, plural = "keys", "callers"
+    orderings: ClassVar = {"lastUsedAt": "last_at", "requests": "requests"}
+    default_ordering = "-lastUsedAt"
+
+    def get_queryset(self) -> QuerySet[KeyCaller]:
+        if "id" not in self.kwargs:  # the OpenAPI document is being written
+            return KeyCaller.objects.none()
+        key = ApiKey.objects.filter(pk=self.kwargs["id"]).first()
+        if key is None:
+            raise ClientFault("not_found", f"There is nothing named {self.kwargs['id']!r} here.")
+        return KeyCaller.objects.filter(key=key)
+
+
+def _application(application_id: str | None, field: str) -> Application | None:
     if application_id is None:
         return None
     application = Application.objects.filter(pk=application_id).first()
     if application is None:
-        raise invalid("applicationId", f"There is no application {application_id!r}.")
+        raise invalid(field, f"There is no application {application_id!r}.")
     return application
-
-
-def _shown_once(issued: IssuedKey) -> dict[str, Any]:
-    row = KeySerializer(issued.row).data
-    warning = {"warning": issued.warning} if issued.warning else {}
-    return {"id": row["id"], "key": issued.key, **row, **warning}
-
-
-class ValidateView(APIView):
-    """Whether a key works and has the scopes asked for. Public, and throttled for each address."""
-
-    authentication_classes = []
-    permission_classes = []
-
-    @extend_schema(request=ValidationSerializer, responses=VerdictSerializer, operation_id="validate", auth=[])
-    def post(self, request: Request) -> Response:
-        refuse_when_exhausted(VALIDATIONS.charge(client_address(request._request)))
-        serializer = ValidationSerializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        key = use_cases.find_live_key(serializer.validated_data["key"], admin=False)
-        wanted = serializer.validated_data.get("scopes", [])
-        return Response(_verdict(key, wanted))
-
-
-def _verdict(key: ApiKey | None, wanted: list[str]) -> dict[str, Any]:
-    if key is None:
-        return {"isValid": False, "reason": "invalid_key"}
-    if all(covers(key.scopes, scope) for scope in wanted):
-        return {"isValid": True, "keyId": key.pk, "scopes": key.scopes, "owner": key.owner}
-    return {
-        "isValid": False,
-        "reason": "insufficient_scope",
-        "requiredScopes": wanted,
-        "providedScopes": key.scopes,
-    }
-
-
-class SetupView(APIView):
-    """Make the first admin, once (rule 16). Needs the setup token, except from this very host when embedded."""
-
-    authentication_classes = []
-    permission_classes = []
-
-    @extend_schema(request=SetupSerializer, responses={201: FirstAdminSerializer}, operation_id="setup", auth=[])
-    def post(self, request: Request) -> Response:
-        if is_set_up():
-            raise ClientFault("conflict", "Setup is done already. `manage.py createadmin` recovers a lost admin.")
-        serializer = SetupSerializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        values = serializer.validated_data
-        _check_setup_token(request, request.headers.get("X-Setup-Token") or values.get("setupToken", ""))
-        with observed() as numbers:
-            admin = complete_setup(name=values["name"], email=values["email"], source="api")
-        panel = {"email": admin.user.email, "username": admin.user.get_username(), "password": admin.password}
-        return settle(request, Response({**_shown_once(admin.issued), **panel}, status=201), numbers)
-
-
-def _check_setup_token(request: Request, given: str) -> None:
-    if settings.EMBEDDED and is_direct_loopback(request._request):
-        return
-    address = client_address(request._request)
-    refuse_when_exhausted(FAILURES.wait_s(address))
-    expected = settings.SETUP_TOKEN
-    if expected and secrets.compare_digest(given.encode(), expected.encode()):
-        return
-    if given:
-        FAILURES.charge(address)
-    raise PolicyDenied(
-        "invalid_credentials" if given else "missing_credentials",
-        "Setup needs the one-time token that the gateway printed when it started (or SETUP_TOKEN), as X-Setup-Token.",
-        headers=((b"www-authenticate", b'SetupToken realm="portcullis"'),),
-    )

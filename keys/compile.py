@@ -8,6 +8,10 @@ from django.utils import timezone
 
 from keys.models import ApiKey
 
+_COLUMNS = (
+    "id", "tenant_id", "digest", "application_id", "expires_at", "scopes", "bucket", "status", "restrictions"
+)  # fmt: skip
+
 
 class KeyRow(Protocol):
     """An `ApiKey`, or as much of one as `keys_to_compile` fetches."""
@@ -24,6 +28,12 @@ class KeyRow(Protocol):
     def expires_at(self) -> datetime | None: ...
     @property
     def scopes(self) -> list[str]: ...
+    @property
+    def bucket(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def restrictions(self) -> dict[str, Any] | None: ...
 
 
 def keys_to_compile() -> QuerySet[ApiKey, Any]:
@@ -31,16 +41,12 @@ def keys_to_compile() -> QuerySet[ApiKey, Any]:
     live = Q(status__in=(ApiKey.Status.ACTIVE, ApiKey.Status.DEPRECATED)) & (
         Q(expires_at__isnull=True) | Q(expires_at__gt=timezone.now())
     )
-    return (
-        ApiKey.objects.filter(live)
-        .order_by("pk")
-        .values_list("id", "tenant_id", "digest", "application_id", "expires_at", "scopes", named=True)
-    )
+    return ApiKey.objects.filter(live).order_by("pk").values_list(*_COLUMNS, named=True)
 
 
 def compile_api_key(key: KeyRow) -> dict[str, Any]:
     """What `KeyRecord.from_wire` reads. Workers see for themselves when a key expires."""
-    return {
+    wire: dict[str, Any] = {
         "id": key.id,
         "tenant": key.tenant_id,
         "digest": key.digest,
@@ -48,3 +54,11 @@ def compile_api_key(key: KeyRow) -> dict[str, Any]:
         "expires_at": None if key.expires_at is None else key.expires_at.timestamp(),
         "scopes": key.scopes,
     }
+    # What few keys have is left out of the others' records: there are many of them.
+    if key.bucket:
+        wire["bucket"] = key.bucket
+    if key.status == ApiKey.Status.DEPRECATED:
+        wire["deprecated"] = True
+    if key.restrictions is not None:
+        wire["restrictions"] = key.restrictions
+    return wire

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from zlib import crc32
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_LOOKUP, _SECRET, _CHECKSUM = 10, 32, 6
-_BODY = _LOOKUP + _SECRET + _CHECKSUM
+LOOKUP, _SECRET, _CHECKSUM = 10, 32, 6
+_BODY = LOOKUP + _SECRET + _CHECKSUM
 _BLOCK = sha256().block_size
 
 KEY_PATTERN = rf"\bkm_[0-9A-Za-z]{{{_BODY}}}\b"  # for secret scanners; with the default prefix
@@ -28,7 +28,7 @@ class Credential(NamedTuple):
 
 def generate(prefix: str) -> Credential:
     """A key from the operating system's random source; `secrets.choice` has no modulo bias."""
-    lookup = "".join(secrets.choice(_ALPHABET) for _ in range(_LOOKUP))
+    lookup = "".join(secrets.choice(_ALPHABET) for _ in range(LOOKUP))
     secret = "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET))
     unchecked = prefix + lookup + secret
     return Credential(unchecked + _checksum(unchecked.encode()), lookup)
@@ -44,9 +44,14 @@ def is_well_formed(key: bytes, prefix: bytes) -> bool:
     )
 
 
+def is_well_formed_with_any_prefix(key: bytes) -> bool:
+    """Keys outlive a change of the prefix."""
+    return key.isascii() and len(key) >= _BODY and is_well_formed(key, key[:-_BODY])
+
+
 def lookup_id(key: str) -> str:
     """What finds the row of a well-formed key."""
-    return key[-_BODY : _LOOKUP - _BODY]
+    return key[-_BODY : LOOKUP - _BODY]
 
 
 def _checksum(text: bytes) -> str:

@@ -6,8 +6,22 @@ from django.utils import timezone
 from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
 from rest_framework import serializers
 
-from core.serializers import ConfigSerializer, Flag, StrictSerializer, Text, WholeNumber, config_meta, text_list
-from keys.models import ApiKey
+from access.policies import Restrictions
+from core.serializers import (
+    ConfigSerializer,
+    EpochMillis,
+    Flag,
+    StrictSerializer,
+    Text,
+    WholeNumber,
+    config_meta,
+    policy_fields,
+    text_list,
+)
+from keys import services as use_cases
+from keys.making import LONGEST_DAYS, IssuedKey
+from keys.models import ApiKey, KeyCaller
+from keys.rotation import DEFAULT_TRANSITION_DAYS, Rotation
 
 _KEY = {
     "id": "key_01k9zs8c0v7d3wq0m2t5r8x1za",
@@ -18,26 +32,37 @@ _KEY = {
     "createdAt": 1672531200000,
     "expiresAt": 1704067200000,
 }
+_REASONS = ("invalid_key", "insufficient_scope", "ip_not_allowed", "key_not_allowed_now", "service_not_allowed")
 EXAMPLE_SECRET = "km_" + "0" * 48
 
 
-_WRITABLE = ("name", "owner", "scopes", "isActive", "expires_at")
-_READ_ONLY = ("application_id", "isAdmin", "status", "created_by", "last_used_at", "revoked_at")
+_POLICIES = policy_fields({"restrictions": Restrictions})
+_WRITABLE = ("name", "owner", "scopes", "isActive", "expires_at", "restrictions")
+_READ_ONLY = (
+    *("application_id", "isAdmin", "status", "created_by", "lookup_id", "replaces_id"),
+    *("last_used_at", "last_used_address", "use_count", "revoked_at"),
+)
+
+
+def key_status(key: ApiKey) -> str:
+    is_over = key.expires_at is not None and key.expires_at <= timezone.now()
+    return "expired" if is_over and key.status != ApiKey.Status.REVOKED else str(key.status)
 
 
 class KeySerializer(ConfigSerializer[ApiKey]):
-    """A key, never the key itself. ``status`` is active, suspended, deprecated, revoked or expired."""
+    """A key, never the key itself. ``status`` is active, suspended, deprecated, revoked or expired; ``replacesId`` is
+    the key in whose place it came. Uses are at most a minute old."""
 
     owner = Text(max_length=100, required=False)
     scopes = text_list(required=False)
     status = serializers.SerializerMethodField()
     isActive = Flag(source="is_active", required=False)
     isAdmin = serializers.BooleanField(source="is_admin", read_only=True)
+    restrictions = _POLICIES["restrictions"]
     Meta = config_meta(ApiKey, *_WRITABLE, read_only=_READ_ONLY)
 
     def get_status(self, key: ApiKey) -> str:
-        is_over = key.expires_at is not None and key.expires_at <= timezone.now()
-        return "expired" if is_over and key.status != ApiKey.Status.REVOKED else str(key.status)
+        return key_status(key)
 
     def changes(self) -> dict[str, Any]:
         """Not even a PUT resets what it leaves out: no key loses its expiry or its scopes by omission."""
@@ -55,7 +80,23 @@ class KeySerializer(ConfigSerializer[ApiKey]):
                 "expiresInDays": 365,
             },
             request_only=True,
-        )
+        ),
+        OpenApiExample(
+            "A restricted key",
+            {
+                "name": "Office",
+                "owner": "Example Service",
+                "expiresInDays": 90,
+                "restrictions": {
+                    "ips": ["192.0.2.0/24"],
+                    "services": ["orders"],
+                    "hours": [{"days": ["mon", "tue", "wed", "thu", "fri"], "start": "08:00", "end": "18:00"}],
+                    "timeZone": "Europe/Berlin",
+                    "quota": {"limit": 100000, "period": "month"},
+                },
+            },
+            request_only=True,
+        ),
     ]
 )
 class NewKeySerializer(StrictSerializer):
@@ -69,7 +110,8 @@ class NewKeySerializer(StrictSerializer):
     owner = Text(max_length=100, required=False)
     applicationId = Text(max_length=40, required=False, allow_null=True)
     scopes = text_list(required=False)
-    expiresInDays = WholeNumber(required=False, allow_null=True, min_value=1, max_value=36_500)
+    expiresInDays = WholeNumber(required=False, allow_null=True, min_value=1, max_value=LONGEST_DAYS)
+    restrictions = policy_fields({"restrictions": Restrictions})["restrictions"]
 
 
 @extend_schema_serializer(examples=[OpenApiExample("A new key", {**_KEY, "key": EXAMPLE_SECRET}, response_only=True)])
@@ -79,6 +121,63 @@ class IssuedKeySerializer(KeySerializer):
     key = serializers.CharField(read_only=True)
     warning = serializers.CharField(required=False)
     Meta = config_meta(ApiKey, *_WRITABLE, read_only=(*_READ_ONLY, "key", "warning"))
+
+
+@extend_schema_serializer(examples=[OpenApiExample("A week", {"transitionPeriodDays": 7}, request_only=True)])
+class RotationSerializer(StrictSerializer):
+    """For how many days both keys work; 0 ends the old one at once."""
+
+    transitionPeriodDays = WholeNumber(
+        default=DEFAULT_TRANSITION_DAYS, min_value=0, max_value=use_cases.LONGEST_TRANSITION_DAYS
+    )
+
+
+class DeprecatedKeySerializer(ConfigSerializer[ApiKey]):
+    status = serializers.SerializerMethodField()
+
+    class Meta:
+        model = ApiKey
+        fields = ("id", "status", "expires_at")
+        read_only_fields = fields
+
+    def get_status(self, key: ApiKey) -> str:
+        return key_status(key)
+
+
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample(
+            "A rotated key",
+            {
+                "oldKey": {"id": _KEY["id"], "status": "deprecated", "expiresAt": 1688659200000},
+                "newKey": {
+                    **_KEY,
+                    "id": "key_01k9zs8c0v7d3wq0m2t5r8x1zb",
+                    "key": EXAMPLE_SECRET,
+                    "createdAt": 1688054400000,
+                    "expiresAt": 1719590400000,
+                },
+            },
+            response_only=True,
+        )
+    ]
+)
+class RotatedKeySerializer(serializers.Serializer[Any]):
+    """The old key ends when the transition does. The new one is shown this once; the old one cannot be shown."""
+
+    oldKey = DeprecatedKeySerializer()
+    newKey = IssuedKeySerializer()
+
+
+class KeyCallerSerializer(serializers.ModelSerializer[KeyCaller]):
+    """An empty ``address`` stands for several that were too many to be told apart."""
+
+    lastUsedAt = EpochMillis(source="last_at", read_only=True)
+
+    class Meta:
+        model = KeyCaller
+        fields = ("address", "requests", "lastUsedAt")
+        read_only_fields = fields
 
 
 @extend_schema_serializer(
@@ -103,6 +202,8 @@ class RevokedKeySerializer(ConfigSerializer[ApiKey]):
 class ValidationSerializer(StrictSerializer):
     key = Text(max_length=1000, allow_blank=True, trim_whitespace=False)
     scopes = text_list(required=False)
+    address = serializers.IPAddressField(required=False, help_text="From where the key was sent")
+    service = Text(required=False, max_length=100, help_text="For which service it was sent")
 
 
 @extend_schema_serializer(
@@ -137,7 +238,7 @@ class VerdictSerializer(serializers.Serializer[Any]):
     keyId = serializers.CharField(required=False)
     scopes = serializers.ListField(child=serializers.CharField(), required=False)
     owner = serializers.CharField(required=False)
-    reason = serializers.ChoiceField(choices=["invalid_key", "insufficient_scope"], required=False)
+    reason = serializers.ChoiceField(choices=_REASONS, required=False)
     requiredScopes = serializers.ListField(child=serializers.CharField(), required=False)
     providedScopes = serializers.ListField(child=serializers.CharField(), required=False)
 
@@ -162,3 +263,14 @@ class FirstAdminSerializer(IssuedKeySerializer):
     username = serializers.CharField(read_only=True)
     password = serializers.CharField(read_only=True)
     Meta = config_meta(ApiKey, *_WRITABLE, read_only=(*_READ_ONLY, "key", "warning", "email", "username", "password"))
+
+
+# --- what is shown once --------------------------------------------------------------------------------------------
+def shown_once(issued: IssuedKey) -> dict[str, Any]:
+    row = KeySerializer(issued.row).data
+    warning = {"warning": issued.warning} if issued.warning else {}
+    return {"id": row["id"], "key": issued.key, **row, **warning}
+
+
+def shown_rotation(rotation: Rotation) -> dict[str, Any]:
+    return {"oldKey": DeprecatedKeySerializer(rotation.old).data, "newKey": shown_once(rotation.issued)}

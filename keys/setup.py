@@ -7,6 +7,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 
+from access.administration.users import ensure_account
 from access.models import SetupCompletion
 from core.faults import ClientFault
 from core.revisions import Actor, revision
@@ -50,6 +51,7 @@ def complete_setup(*, name: str, email: str, source: str) -> FirstAdmin:
         if User.objects.filter(username=email).exists():
             raise taken("email", f"A user named {email} exists already.")
         user = User.objects.create_superuser(email, email, password, first_name=name)
+        ensure_account(user=user, name=name, actor=actor, source=source)
         issued = create_admin_key(user=user, name=FIRST_KEY_NAME, actor=actor, source=source)
     return FirstAdmin(user, issued, password)
 

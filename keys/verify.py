@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import lru_cache
+
 from core.faults import GatewayFault, InternalFault, PolicyDenied
+from core.problem import common
 from core.shards import ShardMap
 from keys.credential import Digester, is_well_formed
-from keys.records import KeyRecord
+from keys.records import WARNED_S, KeyRecord
 
 MAX_KEY_BYTES = 256  # longer ones are refused before they are hashed
 _CHALLENGE = (b"www-authenticate", b'Bearer realm="portcullis", error="invalid_token"')  # RFC 6750 section 3.1
@@ -30,6 +34,21 @@ def authenticate(
     return record
 
 
+def look_closely(key: KeyRecord, address: str | None, destinations: Collection[str], now: float) -> bytes:
+    """What answers say of a live key that is watched (`KeyRecord.watched_from`): the field line, or nothing.
+
+    ``@`` and epoch seconds, a Date of RFC 9651. The parameter says that there is a successor already.
+    Raises `PolicyDenied`: ``ip_not_allowed``, ``key_not_allowed_now``, ``service_not_allowed``.
+    """
+    if key.restrictions is not None:
+        refusal = key.restrictions.refusal(address, destinations, now)
+        if refusal is not None:
+            raise refusal
+    if key.expires_at is None or (now < key.expires_at - WARNED_S and not key.is_deprecated):
+        return b""
+    return b"x-gateway-key-expires: @%d%b\r\n" % (key.expires_at, b";deprecated" if key.is_deprecated else b"")
+
+
 def _unknown(key: bytes, prefix: bytes, is_feed_fresh: bool) -> GatewayFault:
     if is_feed_fresh or not is_well_formed(key, prefix):
         return invalid_credentials()
@@ -39,4 +58,20 @@ def _unknown(key: bytes, prefix: bytes, is_feed_fresh: bool) -> GatewayFault:
 
 def invalid_credentials() -> PolicyDenied:
     """The one answer for whatever is wrong with a key, so that it tells nothing of keys that exist."""
-    return PolicyDenied("invalid_credentials", "The API key is not valid.", headers=(_CHALLENGE,))
+    return _INVALID.again()
+
+
+_INVALID = common(PolicyDenied("invalid_credentials", "The API key is not valid.", headers=(_CHALLENGE,)))
+
+
+def throttled(wait_s: int) -> PolicyDenied:
+    """Nothing more is said of credentials, and nothing costly is done for them, while an address has failed too
+    often."""
+    return _throttled(wait_s).again()
+
+
+@lru_cache(maxsize=128)
+def _throttled(wait_s: int) -> PolicyDenied:
+    detail = "Too many failed authentications came from this address."
+    violated = {"violated-policies": ["authentication-failures"]}
+    return common(PolicyDenied("rate_limited", detail, retry_after_s=wait_s, members=violated))

@@ -36,7 +36,7 @@ def make_app(broker_url: str, folder: Path, events_queue: str, *, current: bool 
         task_serializer="json",
         task_ignore_result=True,  # there is no result backend
         task_default_queue=events_queue,
-        imports=["queues.tasks"],
+        imports=["queues.tasks", "access.tasks"],
         timezone="UTC",
         worker_pool="threads",
         worker_concurrency=4,

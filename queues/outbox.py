@@ -1,11 +1,9 @@
 """The outbox: accepted tasks wait in the database until the broker has them (rule 19)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import blake2b
-from threading import Lock
 from typing import Any
 
 from django.db import DataError, connection, transaction
@@ -13,6 +11,7 @@ from django.db.models import F, Min
 from django.utils import timezone
 
 from core.faults import ClientFault, GatewayFault
+from core.locks import sole_holder
 from queues.models import QueuedTask, QueueRoute
 
 _EXPIRED = "expired before it could be published"
@@ -120,35 +119,6 @@ def attempted(task: QueuedTask) -> None:
     QueuedTask.objects.filter(sequence=task.sequence).update(attempts=F("attempts") + 1)
 
 
-_process_locks: dict[str, Lock] = {}
-
-
-@contextmanager
-def sole_publisher(queue: str) -> Iterator[bool]:
-    """Whether this thread may publish to the queue; while it may, nobody else does, on no host.
-
-    On PostgreSQL the lock is held by a transaction that lasts as long as the block (so it works behind PgBouncer, and
-    dies with its holder). On SQLite there is one agent, and its threads exclude one another.
-    """
-    if connection.vendor == "postgresql":
-        with transaction.atomic(), connection.cursor() as cursor:
-            # The timeout frees the lock of a host that has vanished without closing its connection.
-            cursor.execute(
-                "SELECT set_config('idle_in_transaction_session_timeout', '60s', true), pg_try_advisory_xact_lock(%s)",
-                [_lock_number(queue)],
-            )
-            _, held = cursor.fetchone()
-            yield held
-        return
-    lock = _process_locks.setdefault(queue, Lock())
-    held = lock.acquire(blocking=False)
-    try:
-        yield held
-    finally:
-        if held:
-            lock.release()
-
-
-def _lock_number(queue: str) -> int:
-    digest = blake2b(f"portcullis queue {queue}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+def sole_publisher(queue: str) -> AbstractContextManager[bool]:
+    """Whether this thread may publish to the queue; while it may, nobody else does, on no host."""
+    return sole_holder(f"queue {queue}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
+from access.services import forget_destination
 from core.faults import ClientFault
 from core.revisions import Actor, locked, revision
 from core.validation import FieldErrors, assign, invalid, is_storable, service_name, taken
@@ -33,7 +34,7 @@ def create_queue_route(*, actor: Actor, source: str, reason: str = "", **fields:
         queue_route = QueueRoute()
         assign(queue_route, fields, QUEUE_ROUTE_FIELDS)
         _validate(queue_route)
-        if QueueRoute.objects.filter(tenant_id=queue_route.tenant_id, name=queue_route.name).exists():
+        if QueueRoute._base_manager.filter(name=queue_route.name).exists():  # of whatever tenant: URLs are everybody's
             raise taken("name", f"A queue route named {queue_route.name!r} exists already.")
         queue_route_naming.send(QueueRoute, tenant_id=queue_route.tenant_id, name=queue_route.name)
         change.save_new(queue_route)
@@ -75,6 +76,7 @@ def delete_queue_route(
                 members={"routes": routes},
             )
         change.delete(current)
+        forget_destination(change, current.name)
 
 
 def _validate(queue_route: QueueRoute) -> None:

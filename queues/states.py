@@ -56,14 +56,15 @@ def failed(task_id: str, error: str) -> bool:
     return False
 
 
-def document(task_id: str, application_id: str) -> dict[str, Any]:
+def document(task_id: str, application_id: str, user_id: str = "") -> dict[str, Any]:
     """What a task's sender may know (rule 20). Times are ISO 8601, or None.
 
-    Raises ClientFault ``not_found`` for a task of another application. A task that was sent without credentials is
-    found by whoever knows its unguessable id.
+    Raises ClientFault ``not_found`` for a task of another application, or of another user of it. A task that was sent
+    without credentials is found by whoever knows its unguessable id.
     """
     task = QueuedTask.objects.filter(id=task_id).first()
-    if task is None or task.application_id not in ("", application_id):
+    is_anonymous = task is not None and not task.application_id
+    if task is None or (not is_anonymous and (task.application_id, task.user_id) != (application_id, user_id)):
         raise ClientFault("not_found", "There is no such task.")
     error = (task.error or _REASON_UNKNOWN) if task.state == State.FAILED else None
     return {

@@ -13,15 +13,39 @@ from core.api import Author, ConfigViewSet, author, entity_tag, if_match, is_unc
 from core.faults import ClientFault
 from core.listing import Filters, flag_filter
 from core.revisions import observed
+from core.validation import invalid
 from routing import services as use_cases
-from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
+from routing.models import GatewayPolicies, Route, ServiceConfig, ServiceTarget, ServiceVersion
 from routing.serializers import (
+    GatewaySerializer,
     RouteSerializer,
     ServiceSerializer,
     TargetSerializer,
     VersionSerializer,
     WeightsSerializer,
 )
+
+
+class GatewayViewSet(ConfigViewSet[GatewayPolicies]):
+    """What holds for everything that is routed, whatever its service."""
+
+    queryset = GatewayPolicies.objects.all()
+    serializer_class = GatewaySerializer
+    resource, plural = "gateway", "gateway policies"
+
+    def get_object(self) -> GatewayPolicies:
+        return use_cases.gateway_policies()
+
+    def update(self, request: Request, **_: Any) -> Response:
+        """Replace all of it: what is left out ends, so at least one policy must be named."""
+        if not request.data:
+            raise invalid("body", 'Nothing is named here; to end maintenance, send {"maintenance": null}.')
+        return super().update(request)
+
+    def change(
+        self, row: GatewayPolicies, changes: dict[str, Any], if_revision: int | None, author: Author
+    ) -> tuple[GatewayPolicies, dict[str, Any]]:
+        return use_cases.update_gateway(changes=changes, if_revision=if_revision, **author), {}
 
 
 class ServiceFilters(Filters):
@@ -49,7 +73,7 @@ class ServiceViewSet(ConfigViewSet[ServiceConfig]):
         use_cases.delete_service(service=row, if_revision=if_revision, **author)
 
 
-def _service(name: str) -> ServiceConfig:
+def find_service(name: str) -> ServiceConfig:
     service = ServiceConfig.objects.filter(name=name).first()
     if service is None:
         raise ClientFault("not_found", f"There is no service named {name!r}.")
@@ -72,10 +96,10 @@ class VersionViewSet(ConfigViewSet[ServiceVersion]):
     def get_queryset(self) -> QuerySet[ServiceVersion]:
         if "name" not in self.kwargs:  # the OpenAPI document is being written
             return self.queryset.none()
-        return self.queryset.filter(service=_service(self.kwargs["name"]))
+        return self.queryset.filter(service=find_service(self.kwargs["name"]))
 
     def store(self, values: dict[str, Any], author: Author) -> tuple[ServiceVersion, dict[str, Any]]:
-        return use_cases.create_version(service=_service(self.kwargs["name"]), **values, **author), {}
+        return use_cases.create_version(service=find_service(self.kwargs["name"]), **values, **author), {}
 
     def change(
         self, row: ServiceVersion, changes: dict[str, Any], if_revision: int | None, author: Author
@@ -106,7 +130,7 @@ class TargetViewSet(ConfigViewSet[ServiceTarget]):
 
     def _version(self) -> ServiceVersion:
         name = self.kwargs["version"]
-        version = _service(self.kwargs["name"]).versions.filter(version=name).first()
+        version = find_service(self.kwargs["name"]).versions.filter(version=name).first()
         if version is None:
             raise ClientFault("not_found", f"The service has no version {name!r}.")
         return version
@@ -132,11 +156,11 @@ class WeightsView(APIView):
 
     @extend_schema(responses=WeightsSerializer)
     def get(self, request: Request, name: str) -> Response:
-        return self._answer(_service(name), request)
+        return self._answer(find_service(name), request)
 
     @extend_schema(request=WeightsSerializer, responses=WeightsSerializer)
     def put(self, request: Request, name: str) -> Response:
-        service = _service(name)
+        service = find_service(name)
         serializer = WeightsSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         with observed() as numbers:

@@ -1,22 +1,37 @@
 """Rows of services and routes → the wire records that agent and workers run on (`routing.records`)."""
 
-from collections.abc import Mapping
-from math import gcd
+from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Model, Prefetch, QuerySet
 
-from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
+from access.bundles import with_bundles
+from routing.models import GatewayPolicies, Rollout, Route, ServiceConfig, ServiceTarget, ServiceVersion
+from routing.policies import GATEWAY_POLICIES, ROUTE_POLICIES, SERVICE_POLICIES
 
-MAX_TURNS = 100
+
+def gateway_to_compile() -> QuerySet[GatewayPolicies]:
+    return GatewayPolicies.objects.order_by("pk")
+
+
+def compile_gateway(row: GatewayPolicies) -> dict[str, Any]:
+    """What `GatewayRecord.from_wire` reads."""
+    policies = _own(row, GATEWAY_POLICIES)
+    return {"id": row.pk, "tenant": row.tenant_id, "name": str(row), "policies": policies}
+
+
+def _own(row: Model, names: Iterable[str]) -> dict[str, Any]:
+    """What the row says itself, by name of the policy."""
+    return {name: document for name in names if (document := getattr(row, name)) is not None}
 
 
 def services_to_compile() -> QuerySet[ServiceConfig]:
-    """Services with all that `compile_service` looks at, in four queries however many there are."""
+    """Services with all that `compile_service` looks at, in five queries however many there are."""
     targets = Prefetch("targets", ServiceTarget.objects.order_by("id"))
     return ServiceConfig.objects.order_by("pk").prefetch_related(
         Prefetch("versions", ServiceVersion.objects.order_by("version").prefetch_related(targets)),
         Prefetch("routes", Route.objects.order_by().only("pk", "service_id")),
+        Prefetch("rollouts", Rollout.objects.order_by().filter(status__in=Rollout.OPEN)),
     )
 
 
@@ -33,8 +48,22 @@ def compile_service(service: ServiceConfig) -> dict[str, Any]:
         "path_prefix": service.path_prefix,
         "implicit": service.is_active and (service.implicit_route or not service.routes.all()),
         "is_active": service.is_active,
+        "phase": next((phase(rollout) for rollout in service.rollouts.all() if rollout.is_open), ""),
         "request_timeout_ms": service.request_timeout_ms,
+        "connect_timeout_ms": service.connect_timeout_ms,
+        "idle_timeout_ms": service.idle_timeout_ms,
+        "total_timeout_ms": service.total_timeout_ms,
+        "health_endpoint": service.health_endpoint,
+        "upstream_credentials": service.upstream_credentials,
+        "circuit_resets": service.circuit_resets,
+        "policies": with_bundles(service, _own(service, SERVICE_POLICIES), SERVICE_POLICIES),
+        "bundles": service.bundles,
     }
+
+
+def phase(rollout: Rollout) -> str:
+    """What tells the requests of one step from all others."""
+    return f"{rollout.pk}/{rollout.step}"
 
 
 def _version(version: ServiceVersion) -> dict[str, Any]:
@@ -42,29 +71,12 @@ def _version(version: ServiceVersion) -> dict[str, Any]:
         "name": version.version,
         "weight": version.weight,
         "url": version.url,
-        "targets": turns({target.url: target.weight for target in version.targets.all() if target.is_active}),
+        "targets": [[target.url, target.weight] for target in version.targets.all() if target.is_active],
+        "lifecycle": version.lifecycle,
+        "deprecated_at": version.deprecated_at and version.deprecated_at.timestamp(),
+        "sunset_at": version.sunset_at and version.sunset_at.timestamp(),
+        "deprecation_link": version.deprecation_link,
     }
-
-
-def turns(weights: Mapping[str, int]) -> list[str]:
-    """The order in which targets take turns: each as often as its weight says, spread evenly (smooth weighted round
-    robin). A target with weight 0 takes none, unless all have it. Weights that need more than 100 turns are rounded."""
-    total = sum(weights.values())
-    if total == 0:  # nobody is preferred
-        return list(weights)
-    scale = min(1.0, MAX_TURNS / total)
-    shares = {url: max(1, round(weight * scale)) for url, weight in weights.items() if weight}
-    divisor = gcd(*shares.values())
-    shares = {url: share // divisor for url, share in shares.items()}
-    credit = dict.fromkeys(shares, 0)
-    order = []
-    for _ in range(sum(shares.values())):
-        for url, share in shares.items():
-            credit[url] += share
-        turn = max(credit, key=credit.__getitem__)
-        credit[turn] -= sum(shares.values())
-        order.append(turn)
-    return order
 
 
 def routes_to_compile() -> QuerySet[Route]:
@@ -93,4 +105,9 @@ def compile_route(route: Route) -> dict[str, Any]:
         "allow_empty_segments": route.allow_empty_segments,
         "retry_unsafe_methods": route.retry_unsafe_methods,
         "pass_credentials": route.pass_credentials,
+        "connect_timeout_ms": route.connect_timeout_ms,
+        "idle_timeout_ms": route.idle_timeout_ms,
+        "requires_key": route.requires_key,
+        "policies": with_bundles(route, _own(route, ROUTE_POLICIES), ROUTE_POLICIES),
+        "bundles": route.bundles,
     }

@@ -11,5 +11,5 @@ from routing.models import ServiceConfig
 
 @receiver(queue_route_naming)
 def refuse_name_of_a_service(sender: object, tenant_id: str, name: str, **_: Any) -> None:
-    if ServiceConfig.objects.filter(tenant_id=tenant_id, name=name).exists():
+    if ServiceConfig._base_manager.filter(name=name).exists():  # of whatever tenant: URLs are everybody's
         raise taken("name", f"A service is named {name!r}: services and queue routes share one set of names.")

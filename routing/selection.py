@@ -25,7 +25,7 @@ def requested_version(api_version: bytes, header: bytes | None, accept: bytes | 
     if api_version != b"v1":
         names.add(_full_name(api_version))
     if header:
-        names.add(_full_name(header.strip()))
+        names.update(_full_name(name.strip()) for name in header.split(b","))  # the field may stand there twice
     if accept:
         names.update(_full_name(quoted or plain) for quoted, plain in _ACCEPT_VERSION.findall(accept))
     names.discard("")
@@ -44,8 +44,8 @@ def choose_version(
 ) -> VersionRecord:
     """The version that answers. ``allowed`` None means all; ``point`` (32 bits) keeps a client where it is.
 
-    Raises `ClientFault` ``unknown_version``, `PolicyDenied` ``version_not_allowed``, and `InternalFault`
-    ``no_healthy_target`` when the service has nothing to serve.
+    Raises `ClientFault` ``unknown_version`` or ``version_retired``, `PolicyDenied` ``version_not_allowed``, and
+    `InternalFault` ``no_healthy_target`` when the service has nothing to serve.
     """
     if requested is not None:
         version = _named(service, requested)
@@ -64,6 +64,8 @@ def choose_version(
         raise PolicyDenied(
             "version_not_allowed", f"The application may not use version {version.name} of the service {service.name}."
         )
+    if version.lifecycle == "retired":
+        raise _retired(service, version, allowed)
     return version
 
 
@@ -75,6 +77,26 @@ def _named(service: ServiceRecord, name: str) -> VersionRecord:
     if version is None:
         raise ClientFault("unknown_version", f"The service {service.name} has no active version {name[:100]}.")
     return version
+
+
+def _retired(service: ServiceRecord, version: VersionRecord, allowed: frozenset[str] | None) -> ClientFault:
+    """410 (RFC 9110 section 15.5.11): it was here and will not be back. Says what the application may use instead."""
+    supported = [
+        each.name
+        for each in service.versions.values()
+        if each.lifecycle == "supported" and (allowed is None or each.name in allowed)
+    ]
+    instead = f" Use {' or '.join(supported[:10])}." if supported else ""
+    members: dict[str, object] = {"supported": supported}
+    if version.link:
+        members["link"] = version.link
+    lines = [line.split(b": ", 1) for line in version.notice.split(b"\r\n") if line]
+    return ClientFault(
+        "version_retired",
+        f"Version {version.name} of the service {service.name} is retired.{instead}",
+        headers=tuple((name, value) for name, value in lines),
+        members=members,
+    )
 
 
 def _by_weight(weighted: Sequence[VersionRecord], number: int) -> VersionRecord:

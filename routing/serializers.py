@@ -5,14 +5,39 @@ from typing import Any
 from drf_spectacular.utils import OpenApiExample, extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
-from core.models import DEFAULT_TENANT
-from core.serializers import ConfigSerializer, StrictSerializer, Text, WholeNumber, config_meta, text_list
+from core.serializers import (
+    ConfigSerializer,
+    StrictSerializer,
+    Text,
+    WholeNumber,
+    config_meta,
+    policy_fields,
+    text_list,
+)
+from core.tenants import own_tenant
 from queues.models import QueueRoute
-from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
+from routing.models import GatewayPolicies, Route, ServiceConfig, ServiceTarget, ServiceVersion
+from routing.policies import GATEWAY_POLICIES, ROUTE_POLICIES, SERVICE_POLICIES
 from routing.services import ROUTE_FIELDS, SERVICE_FIELDS, TARGET_FIELDS, VERSION_FIELDS
 
 _LONGEST_S = 10**9  # far beyond what is allowed, and still a number in milliseconds
 _ALIASES = {"url": "defaultUrl", "health_endpoint": "healthEndpoint", "timeout": "requestTimeoutMs"}
+
+
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample(
+            "Maintenance",
+            {"maintenance": {"message": "We are moving house. Back at nine.", "retryAfterS": 1800}},
+            request_only=True,
+        )
+    ]
+)
+class GatewaySerializer(ConfigSerializer[GatewayPolicies]):
+    Meta = config_meta(GatewayPolicies, *GATEWAY_POLICIES)
+
+    def get_fields(self) -> dict[str, Any]:
+        return super().get_fields() | policy_fields(GATEWAY_POLICIES)
 
 
 @extend_schema_serializer(
@@ -33,7 +58,11 @@ class ServiceSerializer(ConfigSerializer[ServiceConfig]):
     """``url``, ``health_endpoint`` and ``timeout`` (seconds) are taken as aliases, as other gateways name them."""
 
     identity = "name"
-    Meta = config_meta(ServiceConfig, *SERVICE_FIELDS)
+    bundles = text_list(required=False)
+    Meta = config_meta(ServiceConfig, *SERVICE_FIELDS, read_only=("circuit_resets",))
+
+    def get_fields(self) -> dict[str, Any]:
+        return super().get_fields() | policy_fields(SERVICE_POLICIES)
 
     def to_internal_value(self, data: Any) -> Any:
         return super().to_internal_value(_without_aliases(data) if isinstance(data, dict) else data)
@@ -94,7 +123,7 @@ class ByName(serializers.Field[Any, Any, Any, Any]):
     def to_internal_value(self, data: Any) -> ServiceConfig | QueueRoute:
         if not isinstance(data, str):
             self.fail("invalid")
-        row = self._model.objects.filter(tenant_id=DEFAULT_TENANT, name=data).first()
+        row = self._model.objects.filter(tenant_id=own_tenant(), name=data).first()
         if row is None:
             self.fail("unknown", kind=self._model.kind.replace("_", " "), name=data[:80])
         return row
@@ -117,6 +146,40 @@ class ByName(serializers.Field[Any, Any, Any, Any]):
             request_only=True,
         ),
         OpenApiExample(
+            "By conditions, with a rewritten path",
+            {
+                "name": "sign-in for the new app",
+                "path": "/api/v1/auth/*",
+                "service": "auth",
+                "conditions": {
+                    "headers": [{"name": "X-App", "matches": "web|ios"}],
+                    "query": [{"name": "beta", "present": False}],
+                },
+                "rewrite": {"pattern": "^/api/v1/auth/(.*)", "replacement": r"/api/auth/\1"},
+            },
+            request_only=True,
+        ),
+        OpenApiExample(
+            "With a transformation",
+            {
+                "name": "order",
+                "path": "/api/orders/{id}",
+                "service": "orders",
+                "transformation": {
+                    "request": {
+                        "headers": {"set": [{"name": "X-Tenant", "value": "${lower(application.name)}"}]},
+                        "query": {"set": [{"name": "lang", "value": "${header.accept-language|en}"}]},
+                        "body": {"remove": ["isAdmin"], "set": [{"path": "meta.source", "value": "gateway"}]},
+                    },
+                    "response": {
+                        "headers": {"remove": ["X-Powered-By"]},
+                        "body": {"remove": ["internal", "items[*].cost"]},
+                    },
+                },
+            },
+            request_only=True,
+        ),
+        OpenApiExample(
             "To a queue",
             {"name": "send mail", "path": "/api/v1/notifications/email", "methods": ["POST"], "queueRoute": "email"},
             request_only=True,
@@ -129,4 +192,8 @@ class RouteSerializer(ConfigSerializer[Route]):
     service = ByName(ServiceConfig)
     queue_route = ByName(QueueRoute)
     version = Text(required=False, allow_blank=True, max_length=32)
-    Meta = config_meta(Route, *ROUTE_FIELDS)
+    bundles = text_list(required=False)
+    Meta = config_meta(Route, *ROUTE_FIELDS, read_only=("group",))
+
+    def get_fields(self) -> dict[str, Any]:
+        return super().get_fields() | policy_fields(ROUTE_POLICIES)

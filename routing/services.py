@@ -6,31 +6,77 @@ Each is one revision (`core.revisions`): keyword-only, ``actor`` who, ``source``
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from django.db.models import Max
+from django.utils import timezone
 
+from access.services import forget_destination
 from core.faults import ClientFault
-from core.models import ConfigChange
+from core.models import DEFAULT_TENANT, ConfigChange
 from core.revisions import Actor, RevisionWriter, locked, revision, stale
-from core.validation import FieldErrors, as_sentence, assign, invalid, taken
+from core.validation import FieldErrors, as_sentence, assign, check_policies, invalid, taken
 from queues.models import QueueRoute
-from routing.checks import check_route, check_service, check_target, check_version, check_weight, known_versions
+from routing.checks import (
+    check_route,
+    check_service,
+    check_target,
+    check_version,
+    check_weight,
+    known_versions,
+    mirrored_version,
+)
 from routing.compile import compile_route, compile_service
-from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
+from routing.models import GatewayPolicies, Route, ServiceConfig, ServiceTarget, ServiceVersion
+from routing.policies import GATEWAY_POLICIES, ROUTE_POLICIES, SERVICE_POLICIES
 from routing.records import RouteRecord, ServiceRecord
 
 SERVICE_FIELDS = (
     "name", "description", "default_url", "current_version", "fallback_url", "path_prefix", "health_endpoint",
-    "implicit_route", "request_timeout_ms", "is_active",
+    "implicit_route", "request_timeout_ms", "connect_timeout_ms", "idle_timeout_ms", "total_timeout_ms",
+    *SERVICE_POLICIES, "bundles", "upstream_credentials", "is_active",
 )  # fmt: skip
-VERSION_FIELDS = ("version", "url", "weight", "is_active")
+VERSION_FIELDS = (
+    "version", "url", "weight", "lifecycle", "deprecated_at", "sunset_at", "deprecation_link", "is_active",
+)  # fmt: skip
 TARGET_FIELDS = ("url", "weight", "is_active")
 ROUTE_FIELDS = (
     "name", "description", "hosts", "path", "methods", "priority", "service", "queue_route", "version", "strip_prefix",
-    "replace_prefix", "request_timeout_ms", "total_timeout_ms", "max_body_bytes", "allow_empty_segments",
+    "replace_prefix", "request_timeout_ms", "total_timeout_ms", "connect_timeout_ms", "idle_timeout_ms",
+    *ROUTE_POLICIES, "bundles", "requires_key", "max_body_bytes", "allow_empty_segments",
     "retry_unsafe_methods", "pass_credentials", "is_active",
 )  # fmt: skip
+_ROUTE_COLUMNS = (*ROUTE_FIELDS, "group", "group_position")
+
+
+# --- the gateway ---------------------------------------------------------------------------------------------------
+def gateway_policies() -> GatewayPolicies:
+    """The row, or one that is not stored yet (its ``revision`` is 0)."""
+    return GatewayPolicies.objects.filter(pk=GatewayPolicies.ONLY_ID).first() or GatewayPolicies()
+
+
+def update_gateway(
+    *, changes: Mapping[str, Any], if_revision: int | None = None, actor: Actor, source: str, reason: str = ""
+) -> GatewayPolicies:
+    """``changes``: GATEWAY_POLICIES."""
+    with revision(actor=actor, source=source, reason=reason) as change:
+        row = gateway_policies()
+        is_new = row.revision == 0
+        if not is_new:
+            row = locked(row)
+        if if_revision is not None and if_revision != row.revision:
+            raise stale(row, if_revision)
+        before = row.recorded()
+        assign(row, changes, GATEWAY_POLICIES)
+        errors = FieldErrors()
+        check_policies(row, GATEWAY_POLICIES, errors)
+        errors.raise_any()
+        if not is_new:
+            change.save(row, before)
+        elif row.recorded() != before:
+            change.save_new(row)
+    return row
 
 
 # --- services ------------------------------------------------------------------------------------------------------
@@ -40,7 +86,7 @@ def create_service(*, actor: Actor, source: str, reason: str = "", **fields: Any
         service = ServiceConfig()
         assign(service, fields, SERVICE_FIELDS)
         _validate_service(service)
-        refuse_taken_name(service.tenant_id, service.name)
+        refuse_taken_name(service.name)
         change.save_new(service)
         _refuse_what_does_not_compile(service)
     return service
@@ -82,13 +128,28 @@ def _refuse_to_unpin(service: ServiceConfig) -> None:
 def delete_service(
     *, service: ServiceConfig, if_revision: int | None = None, actor: Actor, source: str, reason: str = ""
 ) -> None:
-    """With its versions and targets. Refused (``conflict``, ``routes``: names) while routes lead to it."""
+    """With its versions, targets and rollouts, and its name in applications' permissions. Refused (``conflict``,
+    ``routes``: names) while routes lead to it."""
     with revision(actor=actor, source=source, reason=reason) as change:
         current = locked(service, if_revision)
-        refuse_while_routed(list(current.routes.order_by("name").values_list("name", flat=True)), current.name)
+        refuse_while_routed(_routes_to(current), current.name)
+        for rollout in current.rollouts.all():
+            change.delete(rollout)
         for version in current.versions.all():
             _delete_version(change, version)
         change.delete(current)
+        forget_destination(change, current.name)
+
+
+def _routes_to(service: ServiceConfig) -> list[str]:
+    """The names of routes that lead to the service, or make their answer of it."""
+    aggregating = Route.objects.filter(tenant_id=service.tenant_id, aggregation__isnull=False)
+    made_of_it = [
+        name
+        for name, aggregation in aggregating.values_list("name", "aggregation")
+        if aggregation and any(part["service"] == service.name for part in aggregation["parts"])
+    ]
+    return sorted([*service.routes.values_list("name", flat=True), *made_of_it])
 
 
 def set_weights(
@@ -134,6 +195,16 @@ def weights_revision(service: ServiceConfig) -> int:
     )
 
 
+def reset_circuits(*, service: ServiceConfig, actor: Actor, source: str, reason: str = "") -> ServiceConfig:
+    """Close the circuits of all its targets, on all hosts: it travels by the feed, so it is acknowledged (rule 27)."""
+    with revision(actor=actor, source=source, reason=reason or "circuits reset") as change:
+        current = locked(service)
+        before = current.recorded()
+        current.circuit_resets += 1
+        change.save(current, before)
+    return current
+
+
 def _validate_service(service: ServiceConfig) -> None:
     errors = FieldErrors()
     check_service(service, errors)
@@ -148,11 +219,12 @@ def _refuse_what_does_not_compile(service: ServiceConfig) -> None:
         raise invalid("body", as_sentence(error)) from None
 
 
-def refuse_taken_name(tenant_id: str | None, name: str) -> None:
-    """Services and queue routes share one namespace: applications name both in ``allowedServices``."""
-    if ServiceConfig.objects.filter(tenant_id=tenant_id, name=name).exists():
+def refuse_taken_name(name: str) -> None:
+    """Services and queue routes share one namespace: applications name both in ``allowedServices``. It is that of the
+    gateway's URLs, so no tenant has a name that another one has."""
+    if ServiceConfig._base_manager.filter(name=name).exists():
         raise taken("name", f"A service named {name!r} exists already.")
-    if QueueRoute.objects.filter(tenant_id=tenant_id, name=name).exists():
+    if QueueRoute._base_manager.filter(name=name).exists():
         raise taken("name", f"A queue route is named {name!r}: services and queue routes share one set of names.")
 
 
@@ -170,6 +242,7 @@ def create_version(
     with revision(actor=actor, source=source, reason=reason) as change:
         version = ServiceVersion(service=locked(service))
         assign(version, fields, VERSION_FIELDS)
+        _note_deprecation(version, None)
         _validate_version(version)
         twin = version.service.versions.filter(version__in=_spellings(version.version)).first()
         if twin is not None:
@@ -188,19 +261,35 @@ def update_version(
     source: str,
     reason: str = "",
 ) -> ServiceVersion:
-    """``changes``: VERSION_FIELDS. The name of a version stays."""
+    """``changes``: VERSION_FIELDS. The name of a version stays. One that routes pin is not retired (``conflict``,
+    ``routes``: names)."""
     with revision(actor=actor, source=source, reason=reason) as change:
         current = locked(version, if_revision)
         before = current.recorded()
+        deprecated_at = current.deprecated_at
         assign(current, changes, VERSION_FIELDS)
+        _note_deprecation(current, deprecated_at)
         if current.version != before["version"]:
             raise invalid(
                 "version", "A version's name cannot change: clients ask for it. Make another version instead."
             )
         _validate_version(current)
+        if current.lifecycle == ServiceVersion.Lifecycle.RETIRED:
+            refuse_while_routed(_routes_pinning(current), str(current))
         change.save(current, before)
         _refuse_what_does_not_compile(current.service)
     return current
+
+
+def _note_deprecation(version: ServiceVersion, former: datetime | None) -> None:
+    """Callers are told since when (RFC 9745 section 2.1): since now, where nobody says otherwise."""
+    if version.lifecycle == ServiceVersion.Lifecycle.DEPRECATED and version.deprecated_at is None:
+        version.deprecated_at = former or timezone.now().replace(microsecond=0)  # HTTP tells seconds
+
+
+def _routes_pinning(version: ServiceVersion) -> list[str]:
+    pinned = version.service.routes.filter(version=version.version).order_by("name")
+    return list(pinned.values_list("name", flat=True))
 
 
 def delete_version(
@@ -209,8 +298,10 @@ def delete_version(
     """With its targets. Refused (``conflict``, ``routes``: names) while routes pin it."""
     with revision(actor=actor, source=source, reason=reason) as change:
         current = locked(version, if_revision)
-        pinned = current.service.routes.filter(version=current.version).order_by("name")
-        refuse_while_routed(list(pinned.values_list("name", flat=True)), str(current))
+        refuse_while_routed(_routes_pinning(current), str(current))
+        if current.version == mirrored_version(current.service):
+            detail = f"{current.service.name} mirrors requests to {current.version}: choose another version first."
+            raise ClientFault("conflict", detail)
         _delete_version(change, current)
 
 
@@ -283,10 +374,11 @@ def _validate_target(target: ServiceTarget) -> None:
 
 # --- routes --------------------------------------------------------------------------------------------------------
 def create_route(*, actor: Actor, source: str, reason: str = "", **fields: Any) -> Route:
-    """``fields``: ROUTE_FIELDS; ``name``, ``path`` and one of ``service``, ``queue_route`` are required."""
+    """``fields``: ROUTE_FIELDS, ``group`` and ``group_position``; ``name``, ``path`` and one of ``service``,
+    ``queue_route``, ``aggregation`` are required."""
     with revision(actor=actor, source=source, reason=reason) as change:
         route = Route()
-        assign(route, fields, ROUTE_FIELDS)
+        assign(route, fields, _ROUTE_COLUMNS)
         _validate_route(route)
         change.save_new(route)
     return route
@@ -301,11 +393,11 @@ def update_route(
     source: str,
     reason: str = "",
 ) -> Route:
-    """``changes``: ROUTE_FIELDS."""
+    """``changes``: ROUTE_FIELDS, ``group`` and ``group_position``."""
     with revision(actor=actor, source=source, reason=reason) as change:
         current = locked(route, if_revision)
         before = current.recorded()
-        assign(current, changes, ROUTE_FIELDS)
+        assign(current, changes, _ROUTE_COLUMNS)
         _validate_route(current)
         change.save(current, before)
     return current
@@ -326,3 +418,23 @@ def _validate_route(route: Route) -> None:
         raise invalid("path", as_sentence(error)) from None
     if Route.objects.filter(tenant_id=route.tenant_id, name=route.name).exclude(pk=route.pk).exists():
         raise taken("name", f"A route named {route.name!r} exists already.")
+    _refuse_anothers_path(route)
+
+
+def _refuse_anothers_path(route: Route) -> None:
+    """Rule 26. Explicit routes go before the implicit ones of everybody's services: below ``/api/v1/{first}`` is
+    whoever has a service, a queue route or a route there."""
+    parts = [*route.path.split("/"), ""][2:4]
+    if any("{" in part or "*" in part for part in parts):
+        if route.tenant_id != DEFAULT_TENANT:
+            raise invalid("path", "The two segments after /api are literal, so that no other tenant's paths are below.")
+        return
+    first, own = parts[1], {"tenant_id": route.tenant_id}
+    paths = Route._base_manager.exclude(**own).values_list("path", flat=True)
+    if not first:
+        is_held = paths.filter(path=route.path).exists()
+    else:
+        named = (rows._base_manager.exclude(**own).filter(name=first) for rows in (ServiceConfig, QueueRoute))
+        is_held = any(rows.exists() for rows in named) or any(path.split("/")[3:4] == [first] for path in paths)
+    if is_held:
+        raise taken("path", f"Paths below /api/…/{first} are taken already." if first else "The path is taken already.")

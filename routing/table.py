@@ -1,4 +1,4 @@
-"""Which route takes a request: by host, then path, then method (rule 2)."""
+"""Which route takes a request: by host, then path, then conditions and method (rule 2)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from operator import attrgetter
 from core.faults import ClientFault
 from core.path_trie import PathTrie, pattern_shape
 from routing.records import RouteRecord
+from routing.request_fields import RequestFields
 
 # Names that no service may have: the gateway's own paths under /api/v1/ (and v1, v2, …, see `implicit`).
 RESERVED_NAMES = frozenset((b"tasks", b"management", b"auth"))
@@ -20,13 +21,14 @@ class _Rule:
 
     route: RouteRecord
     literal_segments: int  # before the first wildcard; equal counts on one path mean equal literal prefixes
-    order: tuple[int, bool, bytes, str]  # among those of equal literal prefix; ids sort by age
+    order: tuple[int, int, bool, bytes, str]  # among those of equal literal prefix; ids sort by age
 
     @classmethod
     def of(cls, route: RouteRecord) -> _Rule:
         shape = pattern_shape(route.path)
         literals = len(shape) - len(shape.lstrip(b"\0"))
-        return cls(route, literals, (-route.priority, shape[-1] == 2, shape, route.id))
+        conditions = route.when.count if route.when is not None else 0
+        return cls(route, literals, (-route.priority, -conditions, shape[-1] == 2, shape, route.id))
 
 
 _by_order = attrgetter("order")
@@ -52,27 +54,36 @@ class RouteTable:
         self._any: _Trie = any_host if any_host is not None else PathTrie()
         self._is_empty = not (self._exact or self._suffixes or self._any)
 
-    def match(self, host: bytes, path: bytes, method: bytes) -> RouteRecord | None:
+    def match(self, host: bytes, path: bytes, method: bytes, fields: RequestFields | None = None) -> RouteRecord | None:
         """The route for a request; ``host`` in lower case without port, ``path`` canonical. None: no explicit route.
 
-        The most specific group (same host rule, same literal prefix) decides alone. Raises `ClientFault`
-        ``method_not_allowed`` when none of it takes the method, ``no_route`` when the one that does is inactive.
+        Routes whose conditions do not hold are passed over. Of the others the most specific group (same host rule, same
+        literal prefix) decides alone. Raises `ClientFault` ``method_not_allowed`` when none of it takes the method,
+        ``no_route`` when the one that does is inactive. ``fields`` None: no conditions but those on the path hold.
         """
         if self._is_empty:
             return None
         if self._exact:
             trie = self._exact.get(host)
-            if trie is not None and (rules := trie.find(path)):
-                return _decide(rules, method)
+            if (
+                trie is not None
+                and (rules := trie.find(path))
+                and (route := _decide(rules, path, method, fields)) is not None
+            ):
+                return route
         if self._suffixes:
             dot = host.find(b".")
             while dot >= 0:
                 trie = self._suffixes.get(host[dot:])
-                if trie is not None and (rules := trie.find(path)):
-                    return _decide(rules, method)
+                if (
+                    trie is not None
+                    and (rules := trie.find(path))
+                    and (route := _decide(rules, path, method, fields)) is not None
+                ):
+                    return route
                 dot = host.find(b".", dot + 1)
         rules = self._any.find(path)
-        return _decide(rules, method) if rules else None
+        return _decide(rules, path, method, fields) if rules else None
 
     def changed(self, put: Iterable[RouteRecord], drop: Iterable[RouteRecord]) -> RouteTable:
         """A table with ``drop`` taken out and ``put`` laid in; this one stays as it is."""
@@ -114,25 +125,43 @@ def _by_host(routes: Iterable[RouteRecord]) -> dict[bytes, list[tuple[bytes, _Ru
     return rules
 
 
-def _decide(rules: list[_Rule], method: bytes) -> RouteRecord:
-    """``rules`` match, the most specific first."""
-    group = rules
-    if len(rules) > 1:
+def _decide(rules: list[_Rule], path: bytes, method: bytes, fields: RequestFields | None) -> RouteRecord | None:
+    """``rules`` match host and path, the most specific first. None: the conditions of none of them hold."""
+    if len(rules) == 1:
+        return _decide_group(rules, path, method, fields)
+    while rules:
         prefix = rules[0].literal_segments
         group = [rule for rule in rules if rule.literal_segments == prefix]
         if len(group) > 1:
             group.sort(key=_by_order)
+        route = _decide_group(group, path, method, fields)
+        if route is not None:
+            return route
+        rules = [rule for rule in rules if rule.literal_segments != prefix]
+    return None
+
+
+def _decide_group(group: list[_Rule], path: bytes, method: bytes, fields: RequestFields | None) -> RouteRecord | None:
     for rule in group:
         route = rule.route
-        if not route.methods or method in route.methods:
+        if (not route.methods or method in route.methods) and (route.when is None or _holds(route, path, fields)):
             if not route.is_active:
                 raise ClientFault("no_route", "The route at this path is not active.")
             return route
-    allowed = sorted({method for rule in group if rule.route.is_active for method in rule.route.methods})
+    matching = [rule.route for rule in group if rule.route.when is None or _holds(rule.route, path, fields)]
+    if not matching:
+        return None
+    allowed = sorted({method for route in matching if route.is_active for method in route.methods})
     if not allowed:
         raise ClientFault("no_route", "The route at this path is not active.")
     detail = f"The route at this path takes {b', '.join(allowed).decode()} only."
     raise ClientFault("method_not_allowed", detail, headers=((b"allow", b", ".join(allowed)),))
+
+
+def _holds(route: RouteRecord, path: bytes, fields: RequestFields | None) -> bool:
+    if route.when is None:
+        return True
+    return route.when.hold(fields if fields is not None else RequestFields.of_path(path))
 
 
 def implicit(path: bytes) -> tuple[bytes, bytes] | None:

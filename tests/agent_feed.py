@@ -99,6 +99,13 @@ class Feed:
             self._change({}, {kind: list(ids)})
             self._wait()
 
+    def tell(self, message: Message) -> None:
+        """Something beside the configuration; returns when all workers have taken it."""
+        with self._lock:
+            self._say(message)
+            self._change({}, {})
+            self._wait()
+
     def records(self, kind: str) -> dict[str, dict[str, Any]]:
         """By id, the newest last."""
         return self._records[kind]

@@ -84,4 +84,5 @@ def panel(db: None, settings: Any, tmp_path: Path) -> Any:
     settings.STORAGES = settings.STORAGES | {
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     }
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # argon2's time is tested elsewhere
     return signed_in(make_admin())

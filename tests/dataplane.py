@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from tests.agent_feed import Feed
 from tests.gateway_process import eventually
 from tests.private_servers import free_port
 from tests.raw_http import Answer, Client, request
-from tests.scripted_upstream import Script, Upstream
-from tests.wires import application_wire, key_wire, service_wire
+from tests.scripted_upstream import Peer, Script, Upstream
+from tests.wires import application_wire, key_wire, service_wire, version_wire
 
 PEPPER = b"p" * 32
 START_TIMEOUT_S = 30.0
@@ -112,7 +113,9 @@ class DataPlane:
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.output()
         try:
-            return self.ask("GET", "/health", key=None).status == 200
+            with self.connect() as client:
+                preamble = b"PROXY UNKNOWN\r\n" if self.settings.proxy_protocol else b""
+                return client.send(preamble + self.request("GET", "/health", key=None)).answer().status == 200
         except ConnectionRefusedError:
             return False
 
@@ -202,6 +205,35 @@ class DataPlane:
             what=f"the line of request {request_id}",
         )
         return line
+
+
+def serve(
+    plane: DataPlane,
+    *targets: Upstream | str,
+    weights: Sequence[int] = (),
+    policies: dict[str, Any] | None = None,
+    **service: Any,
+) -> str:
+    """A service with these targets, in turn unless its policies say otherwise; its path."""
+    urls = [target if isinstance(target, str) else target.url for target in targets]
+    name = service.pop("name", f"t{time.monotonic_ns()}")
+    version = version_wire("v1", 1, urls[0])
+    version["targets"] = [list(pair) for pair in zip(urls, weights or [1] * len(urls), strict=True)]
+    policies = {"load_balancing": {"strategy": "round_robin"}} | (policies or {})
+    wire = service_wire(id=f"svc_{name}", name=name, versions=[version], policies=policies)
+    plane.feed.put("service", wire | service)
+    return f"/api/v1/{name}"
+
+
+def nowhere() -> str:
+    """An address that refuses connections."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
+def silent(peer: Peer) -> None:
+    """Reads requests and answers none."""
+    while peer.read_request() is not None:
+        pass
 
 
 def failed(answer: Answer, status: int, code: str, error: str) -> None:

@@ -30,7 +30,7 @@ STOP_TIMEOUT_S = 60.0
 _KEPT = ("PATH", "LANG", "TZ", "TMPDIR", "HOME")
 
 
-def eventually(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "the condition") -> Any:
+def eventually(condition: Callable[[], Any], timeout_s: float = 30.0, what: str = "the condition") -> Any:
     """The first true value of ``condition()``, asked every 20 ms. Raises AssertionError when there is none in time."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):

@@ -207,11 +207,23 @@ class Traffic:
             count += 1
             if not is_open:
                 client.socket.close()
-                try:
-                    client = connect(self.gateway)
-                except ConnectionRefusedError:
+                again = self._connect_again(number)
+                if again is None:
                     return
+                client = again
         client.socket.close()
+
+    def _connect_again(self, number: int) -> Client | None:
+        """A killed process resets the connections that wait for its acceptance too, even while they are made."""
+        while not self.stop.is_set():
+            began_at = time.monotonic()
+            try:
+                return connect(self.gateway)
+            except ConnectionRefusedError:
+                return None
+            except ConnectionResetError:
+                self.results.append(Result(number, 0, began_at, time.monotonic()))
+        return None
 
     def _exchange(self, number: int, client: Client, data: bytes) -> bool:
         """Whether the connection is still good."""
@@ -236,8 +248,12 @@ def traffic(gateway: GatewayProcess, make: Callable[[int, int], bytes], **option
     try:
         flow.goes_on()
         yield flow
-        if any(thread.is_alive() for thread in threads):
-            flow.goes_on()
+        before = len(flow.results)
+        eventually(
+            lambda: len(flow.results) >= before + 40 or not any(thread.is_alive() for thread in threads),
+            30,
+            "more requests, or the end of all clients",
+        )
     finally:
         flow.stop.set()
         for thread in threads:

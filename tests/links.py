@@ -12,7 +12,7 @@ from gateway_project.dataplane.agent_link import AgentLink
 from gateway_project.dataplane.settings import WorkerSettings
 from gateway_project.worker_settings import worker_settings
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def link_settings(directory: Path, slot: int = 0) -> WorkerSettings:

@@ -117,6 +117,7 @@ class RecordingGateway:
     is_late: bool = False
     time_s: float = 1000.0
     is_draining: bool = False
+    read_certificate: None = None
     key_header: bytes = b"x-api-key"
     settings: Any = field(default_factory=lambda: SimpleNamespace(max_header_field_bytes=8192))
     loop: Turns = field(default_factory=Turns)
@@ -170,7 +171,8 @@ def connected_client(gateway: RecordingGateway) -> tuple[ClientProtocol, MemoryT
 class RecordingHandler:
     """Uses an upstream connection for one exchange and keeps what it hears."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, awaits_switch: bool = False) -> None:
+        self.awaits_switch = awaits_switch
         self.status = 0
         self.lines: list[bytes] = []
         self.body = b""
@@ -193,6 +195,12 @@ class RecordingHandler:
 
     def response_failed(self, connection: UpstreamConnection, *, is_garbage: bool) -> None:
         self.end = "garbage" if is_garbage else "cut"
+
+    def may_switch(self, lines: list[bytes]) -> bool:
+        return self.awaits_switch
+
+    def response_switched(self, connection: UpstreamConnection, rest: bytes) -> None:
+        self.status, self.lines, self.body, self.end = connection.status, list(connection.lines), rest, "switched"
 
     def upstream_busy(self) -> None:
         pass

@@ -10,6 +10,7 @@ import ctypes
 import glob
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -28,9 +29,13 @@ START_TIMEOUT_S = 60.0
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """One that nobody uses, from below those that the kernel gives to outgoing connections: else one of these may take
+    it before the server that it is meant for (ip(7), ip_local_port_range)."""
+    while True:
+        port = secrets.randbelow(20_000) + 12_000
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def postgres_answers(url: str) -> bool:

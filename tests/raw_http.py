@@ -85,6 +85,8 @@ class Client:
         try:
             self.socket.bind((source, 0))
             self.socket.connect(("127.0.0.1", port))
+            if self.socket.getsockname() == self.socket.getpeername():  # nobody listens, and we have met ourselves
+                raise ConnectionRefusedError
         except BaseException:
             self.socket.close()
             raise
@@ -145,7 +147,7 @@ class Client:
     def _chunks(self) -> Iterator[bytes]:
         while size := int(self._until(b"\r\n"), 16):
             yield from self._sized(size)
-            assert self._exactly(2) == b"\r\n"
+            assert self.exactly(2) == b"\r\n"
         assert self._until(b"\r\n") == b"", "the gateway sends no trailers"
 
     def _sized(self, size: int) -> Iterator[bytes]:
@@ -174,7 +176,7 @@ class Client:
         found, _, self._buffer = self._buffer.partition(mark)
         return found
 
-    def _exactly(self, size: int) -> bytes:
+    def exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
             self._fill()
         found, self._buffer = self._buffer[:size], self._buffer[size:]

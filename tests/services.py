@@ -29,6 +29,7 @@ from tests.private_servers import (
     redis_answers,
 )
 
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 REQUIRED = os.environ.get("REQUIRE_SERVICES", "") not in ("", "0")
 _DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "live_server"}
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -68,7 +69,9 @@ NEEDS = {
     "postgres": _locate(
         "TEST_DATABASE_URL", "postgres://postgres@127.0.0.1:5432/postgres", postgres_answers, PrivatePostgres
     ),
-    "redis_server": _locate("TEST_REDIS_URL", "redis://127.0.0.1:6379/15", redis_answers, PrivateRedis),
+    "redis_server": _locate(
+        "TEST_REDIS_URL", f"redis://127.0.0.1:6379/{15 - 4 * _PROCESS}", redis_answers, PrivateRedis
+    ),
     "rabbitmq": _locate("TEST_BROKER_URL", "amqp://guest:guest@127.0.0.1:5672//", rabbitmq_answers, PrivateRabbitMQ),
     "browser_path": _locate_browser(),
 }
@@ -87,7 +90,9 @@ os.environ |= {
     "REDIS_URL": NEEDS["redis_server"].url,
     "CELERY_BROKER_URL": NEEDS["rabbitmq"].url,
     "VAR_DIR": _VAR_DIR,
+    "STATIC_ROOT": os.path.join(_VAR_DIR, "static"),  # WhiteNoise warns where there is none
 }
+os.mkdir(os.environ["STATIC_ROOT"])
 os.environ.setdefault("SECRET_KEY", "a secret key for tests only, long enough")
 os.environ.setdefault("ARGON2_MEMORY_KIB", "64")
 os.environ.setdefault("ARGON2_TIME_COST", "1")
@@ -104,6 +109,11 @@ def _needs_of(item: pytest.Item) -> list[str]:
     return names
 
 
+# With several processes, a file's tests stay together, as their fixtures want it. Whole gateways on one RabbitMQ would
+# take each other's events.
+_TOGETHER = {"test_rungateway.py": "rabbitmq", "test_queues_gateway.py": "rabbitmq"}
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for name in NEEDS:
         config.addinivalue_line("markers", f"{name}: needs it, see tests/services.py")
@@ -111,7 +121,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start the private servers that the selected tests need."""
+    """Start the private servers that the selected tests need, and say which tests belong together."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_TOGETHER.get(item.path.name, str(item.path))))
     if config.option.collectonly:
         return
     for name in sorted({name for item in items for name in _needs_of(item)}):

@@ -33,6 +33,7 @@ PROXIES = TrustedProxies(["10.0.0.0/8", "192.0.2.7", "fd00::/8"])
         pytest.param("::ffff:10.0.0.1", [b"198.51.100.1"], "198.51.100.1", id="a mapped proxy"),
         pytest.param("fd00::1", [b"198.51.100.1"], "198.51.100.1", id="an IPv6 proxy"),
         pytest.param("", [b"198.51.100.1"], "", id="no peer"),
+        pytest.param("10.0.0.1", [b'fe80::1%\xe9"'], "fe80::1", id="a zone, in which anything may stand"),
     ],
 )
 def test_the_client_is_read_from_the_right_through_trusted_proxies(

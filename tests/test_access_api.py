@@ -16,7 +16,20 @@ def mobile(api: APIClient) -> str:
 
 def test_an_application_has_these_members(api: APIClient, mobile: str) -> None:
     assert set(api.get(mobile).json()) == {
-        *("id", "name", "description", "allowedServices", "allowedVersions", "endpointMode", "rateLimit", "isActive"),
+        *(
+            "id",
+            "name",
+            "description",
+            "allowedServices",
+            "allowedVersions",
+            "endpointMode",
+            "rateLimit",
+            "priority",
+            "isActive",
+            "ipAccess",
+            "clientCertificates",
+            "bundles",
+        ),
         *("revision", "createdAt", "updatedAt"),
     }
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from access.limits.algorithms import gcra
+from access.limits.charges import LimitPolicy
 from access.limits.headers import fields, refusal
 from access.limits.local import FailureBuckets, LocalLimiter
-from access.records import LimitPolicy
 
 POLICY = LimitPolicy.of("app_1", "default", 1000, 3600)
 

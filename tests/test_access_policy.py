@@ -164,7 +164,7 @@ def index_of(*records: ApplicationRecord) -> PublicIndex:
 
 
 def found(index: PublicIndex, path: bytes, method: bytes = b"GET", destination: str = "orders") -> str | None:
-    match = index.find(path, method, destination)
+    match = index.find(path, method, destination, tenant_id="default")
     return match[1].id if match else None
 
 
@@ -175,7 +175,7 @@ def test_an_empty_index_lets_nobody_in() -> None:
 def test_only_public_entries_let_anybody_in() -> None:
     record = application(public("wle_1", "/api/a", rate_limit=5), entry_wire("wle_2", "/api/b"))
     index = index_of(record)
-    match = index.find(b"/api/a", b"GET", "orders")
+    match = index.find(b"/api/a", b"GET", "orders", tenant_id="default")
     assert match == (record, record.entries[0])
     assert match[1].grant.limit.limit == 5
     assert found(index, b"/api/b") is None
@@ -272,3 +272,9 @@ def test_a_whitelist_equals_a_scan_of_its_entries(
         assert refusal(record, path, method).code == (
             "method_not_whitelisted" if ranked else "endpoint_not_whitelisted"
         )
+
+
+@pytest.mark.parametrize("priority", [-1, 10])
+def test_a_priority_that_is_none_does_not_compile(priority: int) -> None:
+    with pytest.raises(ValueError, match="from 0 to 9"):
+        application(priority=priority)

@@ -15,8 +15,10 @@ from access.services import (
     update_entry,
 )
 from core.faults import ClientFault
+from core.models import ConfigChange
 from keys.models import ApiKey
 from keys.services import create_key, find_live_key
+from routing.services import create_service, delete_service
 from tests.admin_api import ANN
 
 pytestmark = pytest.mark.django_db
@@ -157,3 +159,18 @@ def test_deleting_an_application_ends_its_keys() -> None:
 
     assert find_live_key(issued.key, admin=False) is None
     assert not ApiKey.objects.exists() and not EndpointWhitelist.objects.exists()
+
+
+def test_the_name_of_what_is_deleted_goes_from_permissions() -> None:
+    """Else the next service of that name would be open to whoever was a client of the former one."""
+    orders = create_service(name="orders", default_url="http://127.0.0.1:1", **ANN)
+    application = create_application(name="shop", allowed_services=["orders", "orders-2"], **ANN)
+    everything = create_application(name="all", allowed_services=["*"], **ANN)
+
+    delete_service(service=orders, **ANN)
+
+    for row in (application, everything):
+        row.refresh_from_db()
+    assert (application.allowed_services, everything.allowed_services) == (["orders-2"], ["*"])
+    changed = ConfigChange.objects.filter(revision_id=application.revision)
+    assert {(each.kind, each.operation) for each in changed} == {("service", "delete"), ("application", "update")}

@@ -13,6 +13,7 @@ import orjson
 import pytest
 from django.conf import settings as django_settings
 from django.contrib.sessions.models import Session
+from django.db import transaction
 from django.utils import timezone
 
 from access.models import Application, EndpointWhitelist
@@ -24,7 +25,7 @@ from gateway_project.agent.changes import everything
 from gateway_project.agent.database import DatabaseThread
 from gateway_project.agent.writer import clean
 from gateway_project.dataplane.agent_link import AgentLink
-from keys.models import ApiKey
+from keys.models import ApiKey, KeyCaller
 from routing.models import Route, ServiceConfig, ServiceVersion
 from tests.agents import Bench, Play, on_both_databases, play_in, sqlite_database
 from tests.links import until
@@ -262,9 +263,10 @@ def test_a_restored_backup_is_recognised_by_its_token_and_read_as_a_whole(play: 
 
             def restore() -> tuple[int, str]:
                 """As it was before `lost`, and then something else under the same number."""
-                ConfigChange.objects.filter(revision_id=2).delete()
-                ConfigRevision.objects.filter(number=2).delete()
-                ServiceConfig.objects.filter(pk=lost.pk).delete()
+                with transaction.atomic():  # a backup is restored as a whole
+                    ConfigChange.objects.filter(revision_id=2).delete()
+                    ConfigRevision.objects.filter(number=2).delete()
+                    ServiceConfig.objects.filter(pk=lost.pk).delete()
                 assert add(new_service("new")) == 2
                 return latest()
 
@@ -285,9 +287,10 @@ def test_a_restored_backup_that_ends_at_a_revision_passed_long_ago_is_read_as_a_
             await at(link, await bench.do(add, lost))
 
             def restore() -> None:
-                ConfigChange.objects.filter(revision_id=2).delete()
-                ConfigRevision.objects.filter(number=2).delete()
-                ServiceConfig.objects.filter(pk=lost.pk).delete()
+                with transaction.atomic():  # a backup is restored as a whole
+                    ConfigChange.objects.filter(revision_id=2).delete()
+                    ConfigRevision.objects.filter(number=2).delete()
+                    ServiceConfig.objects.filter(pk=lost.pk).delete()
 
             await bench.do(restore)
             await at_position(link, first)
@@ -324,24 +327,43 @@ def test_the_socket_is_private_and_gone_after_the_end(play: Play, tmp_path: Path
 
 
 # --- last uses -----------------------------------------------------------------------------------------------------
-def test_last_uses_are_stored_without_a_revision_and_never_move_back(play: Play) -> None:
+def used(key_id: str, at_s: float, address: str = "192.0.2.1", requests: int = 1) -> dict[str, Any]:
+    return {"type": "used", "rows": [[key_id, address, requests, at_s], ["key_unknown", address, 1, at_s]]}
+
+
+def test_uses_are_stored_without_a_revision_and_never_move_back(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
         application = Application(name="web")
         key, other = new_key(application), new_key(application)
         number = await bench.do(add, application, key, other)
         async with bench.joined() as (agent, link):
-            for at_s, of in ((1_700_000_100.7, key), (1_700_000_050.0, key), (1_700_000_200.0, other)):
-                assert link.send_used({of.pk: at_s, "key_unknown": at_s})
-            await until(lambda: agent.writer._used.get(other.pk))
+            for at_s, of, address in (
+                (1_700_000_100.5, key, "192.0.2.1"),
+                (1_700_000_050.0, key, "192.0.2.2"),
+                (1_700_000_200.0, other, "192.0.2.1"),
+            ):
+                assert link.send(used(of.pk, at_s, address, requests=2))
+            await until(lambda: (other.pk, "192.0.2.1") in agent.writer._used)
             await agent.writer.flush()
-            link.send_used({other.pk: 1_700_000_000.0})
-            await until(lambda: agent.writer._used.get(other.pk))
+            link.send(used(key.pk, 1_700_000_075.0, "192.0.2.2"))
+            await until(lambda: (key.pk, "192.0.2.2") in agent.writer._used)
             await agent.writer.flush()
 
-            def stored() -> dict[str, tuple[float, int]]:
-                return {each.pk: (each.last_used_at.timestamp(), each.revision) for each in ApiKey.objects.all()}  # type: ignore[union-attr]
+            def stored() -> dict[str, tuple[object, ...]]:
+                return {
+                    each.pk: (each.use_count, each.last_used_at.timestamp(), each.last_used_address, each.revision)  # type: ignore[union-attr]
+                    for each in ApiKey.objects.all()
+                }
 
-            assert await bench.do(stored) == {key.pk: (1_700_000_100, number), other.pk: (1_700_000_200, number)}
+            def callers() -> list[tuple[object, ...]]:
+                rows = KeyCaller.objects.filter(key=key).order_by("address")
+                return [(each.address, each.requests, each.last_at.timestamp()) for each in rows]
+
+            assert await bench.do(stored) == {
+                key.pk: (5, 1_700_000_100.5, "192.0.2.1", number),
+                other.pk: (2, 1_700_000_200, "192.0.2.1", number),
+            }
+            assert await bench.do(callers) == [("192.0.2.1", 2, 1_700_000_100.5), ("192.0.2.2", 3, 1_700_000_075.0)]
             assert (await bench.do(latest))[0] == number
 
     play(scenario)

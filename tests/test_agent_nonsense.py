@@ -33,11 +33,24 @@ NONSENSE = {
     "a negative revision": encode(JOIN | {"revision": -1}),
     "problems that are a number": encode(JOIN) + encode({"type": "ack", "revision": 1, "problems": 5}),
     "problems that are texts": encode(JOIN) + encode({"type": "ack", "revision": 1, "problems": ["x"]}),
-    "uses in a list": encode(JOIN) + encode({"type": "used", "keys": ["key_1"]}),
-    "a use at the end of time": encode(JOIN) + encode({"type": "used", "keys": {"key_1": 1e300}}),
-    "a use that is text": encode(JOIN) + encode({"type": "used", "keys": {"key_1": "now"}}),
+    "uses in a list": encode(JOIN) + encode({"type": "used", "rows": ["key_1"]}),
+    "a use at the end of time": encode(JOIN) + encode({"type": "used", "rows": [["key_1", "", 1, 1e300]]}),
+    "a use that is text": encode(JOIN) + encode({"type": "used", "rows": [["key_1", "", 1, "now"]]}),
     "counters that are texts": encode(JOIN) + encode({"type": "metrics", "counters": [["a", {}, "x"]]}),
     "labels that are a number": encode(JOIN) + encode({"type": "metrics", "counters": [["a", 5, 1]]}),
+    "callers that are no rows": encode(JOIN) + encode({"type": "version_uses", "rows": [5]}),
+    "a caller without a time": encode(JOIN)
+    + encode({"type": "version_uses", "rows": [["s", "v", "a", "k", 1, None, "x"]]}),
+    "a negative number of requests": encode(JOIN)
+    + encode({"type": "version_traffic", "rows": [["s", "v", "", -1, 0, [0] * 66]]}),
+    "a histogram of another form": encode(JOIN)
+    + encode({"type": "version_traffic", "rows": [["s", "v", "", 1, 0, [1]]]}),
+    "a use of a limit that is text": encode(JOIN)
+    + encode({"type": "limit_uses", "rows": [["lim_1", "key:a", "x", 0, 0, False]]}),
+    "a violation without a count": encode(JOIN)
+    + encode({"type": "violations", "rows": [["", "lim_1", "burst", "a", "", "", None, True]]}),
+    "a violation of a name beyond its column": encode(JOIN)
+    + encode({"type": "violations", "rows": [["", "l" * 61, "burst", "a", "", "", 1, True]]}),
     "a call without an id": encode({"type": "call"}),
 }
 
@@ -69,4 +82,4 @@ def test_nonsense_ends_its_connection_and_nothing_else(play: Play) -> None:
 def test_what_is_no_time_is_no_use() -> None:
     writer = Writer("node", list)
     with pytest.raises(ValueError, match="no time"):
-        writer.used({"key_1": float("nan")})
+        writer.used([["key_1", "", 1, float("nan")]])

@@ -157,3 +157,63 @@ def test_a_store_that_starts_from_a_file_knows_no_other_step(store: ConfigStore)
 def test_nothing_is_in_a_new_store() -> None:
     assert no_records() == {kind: {} for kind in KINDS}
     assert held(ConfigStore()) == {}
+
+
+# --- what is laid over services ------------------------------------------------------------------------------------
+class Overlay:
+    """Lays a number over some services."""
+
+    def __init__(self, store: ConfigStore) -> None:
+        self.numbers: dict[str, int] = {}
+        store.lay_over = self.lay_over
+
+    def lay_over(self, id: str, record: bytes) -> bytes:
+        return encoded_record({"id": id, "n": self.numbers[id]}) if id in self.numbers else record
+
+
+def test_what_is_laid_over_reaches_workers_at_the_same_position_by_delta_and_by_full_load(store: ConfigStore) -> None:
+    overlay, start = Overlay(store), store.serial
+    overlay.numbers = {"a": 70}
+    assert store.lay_over_again(["a", "b", "unknown"])
+    assert not store.lay_over_again(["a", "b"])
+    assert delta(store, start) == ({"a": 70}, [])
+    assert held(store) == {"a": 70, "b": 1, "c": 1}
+    assert store_position(store) == (1, "t")
+
+
+def test_what_is_laid_over_stays_over_revisions_and_what_is_read_anew(store: ConfigStore) -> None:
+    Overlay(store).numbers = {"a": 70}
+    store.lay_over_again(["a"])
+    store.apply([(at(2), refs("a", "b"))], compiled(a=2, b=2), {})
+    assert held(store) == {"a": 70, "b": 2, "c": 1}
+    store.load(at(2), compiled(a=2, b=3, c=1), {})
+    assert held(store) == {"a": 70, "b": 3, "c": 1}
+
+
+def test_a_row_changed_by_hand_is_taken_over_though_something_is_laid_over_it(store: ConfigStore) -> None:
+    overlay = Overlay(store)
+    overlay.numbers = {"a": 70}
+    store.lay_over_again(["a"])
+    overlay.numbers = {}
+    store.load(at(1), compiled(a=9, b=1, c=1), {})
+    assert held(store) == {"a": 9, "b": 1, "c": 1}
+
+
+def test_whoever_comes_with_the_present_position_is_told_what_is_laid_over(store: ConfigStore) -> None:
+    store.send_again(["a", "unknown"])
+    serial = store.serial_of(at(1))
+    assert serial is not None
+    assert delta(store, serial) == ({"a": 1}, [])
+
+
+def test_a_position_whose_first_steps_are_forgotten_is_none_to_stand_at(
+    store: ConfigStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_HISTORY_STEPS", 3)
+    overlay = Overlay(store)
+    for number in range(5):
+        overlay.numbers = {"a": number + 70}
+        store.lay_over_again(["a"])
+    assert store.serial_of(at(1)) is None  # a full load helps, and nothing less
+    store.apply([(at(2), refs("b"))], compiled(b=2), {})
+    assert store.serial_of(at(2)) == store.serial

@@ -26,6 +26,7 @@ READABLE = [
     "/admin/revisions",
     "/admin/nodes",
     "/admin/queues/tasks",
+    "/admin/circuit-breaker",
     "/admin/health",
     "/keys",
 ]

@@ -95,3 +95,10 @@ def test_a_body_beyond_the_limit_is_refused(api: APIClient) -> None:
     body = b'{"description": "' + b"a" * (1024 * 1024) + b'"}'
 
     problem_of(api.post(SERVICES, body, content_type="application/json"), 413, "payload_too_large")
+
+
+@pytest.mark.parametrize("body", ['{"name": "a", "name": "b"}', '{"name": "a", "access": {"x": 1, "x": 2}}'])
+def test_a_member_that_stands_twice_is_refused(api: APIClient, body: str) -> None:
+    response = api.post(SERVICES, body, content_type="application/json")
+
+    assert "twice" in problem_of(response, 400, "bad_request")["detail"]

@@ -161,6 +161,19 @@ def test_a_whitelist_holds_for_the_next_request_on_the_same_connection(plane: Da
         assert client.send(ask).answer().code == "endpoint_not_whitelisted"
 
 
+def test_whoever_may_use_everything_may_use_nothing_of_another_tenant(plane: DataPlane) -> None:
+    upstream = plane.serve(tenant="theirs")
+    name = upstream.path.rpartition("/")[2]
+    entry = entry_wire("wle_not_theirs", f"{upstream.path}/public", is_public=True)
+    key = application(plane, "app_ours", entries=[entry])
+    answer = plane.ask("GET", f"{upstream.path}/x", key=key)
+    assert (answer.status, answer.code) == (403, "service_not_allowed")
+    application(plane, "app_names", services=[name])
+    assert plane.ask("GET", f"{upstream.path}/public", key=None).status == 401
+    theirs = application(plane, "app_theirs", tenant="theirs")
+    assert plane.ask("GET", f"{upstream.path}/x", key=theirs).status == 200
+
+
 # --- public entries --------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def public(plane: DataPlane) -> Upstream:

@@ -205,13 +205,13 @@ def test_metrics_and_uses_are_sent_while_the_agent_is_there_and_refused_while_it
     async def scenario(agent: ScriptedAgent, link: AgentLink) -> None:
         await agent.hears("join")
         assert link.send_metrics({"counters": [["n", {}, 1]]})
-        assert link.send_used({"key_1": 5.0})
+        assert link.send({"type": "used", "rows": [["key_1", "", 1, 5.0]]})
         assert (await agent.hears("metrics"))["counters"] == [["n", {}, 1]]
-        assert (await agent.hears("used"))["keys"] == {"key_1": 5.0}
+        assert (await agent.hears("used"))["rows"] == [["key_1", "", 1, 5.0]]
         await agent.stop()
         await until(lambda: not link.is_connected)
         assert not link.send_metrics({})
-        assert not link.send_used({"key_1": 6.0})
+        assert not link.send({"type": "used", "rows": [["key_1", "", 1, 6.0]]})
 
     play(tmp_path, scenario)
 

@@ -229,8 +229,22 @@ def test_without_control_its_endpoints_fail_and_the_rest_goes_on(plane: DataPlan
 
 def test_the_admin_api_may_be_kept_off_this_port(start_plane: Callable[..., DataPlane]) -> None:
     plane = start_plane(admin_api_on_gateway_port=False, docs_on_gateway_port=False)
-    for path in ("/admin/routing/services", "/keys", "/validate", "/setup", "/auth/login", "/docs", "/openapi.json"):
+    for path in ("/admin/routing/services", "/keys", "/validate", "/setup", "/docs", "/openapi.json"):
         assert plane.ask("GET", path).code == "no_route"
+
+
+def test_logins_of_end_users_stay_on_this_port(start_plane: Callable[..., DataPlane]) -> None:
+    plane = start_plane(admin_api_on_gateway_port=False)
+    for path in ("/auth/login", "/.well-known/jwks.json"):  # there is no control process here
+        assert plane.ask("GET", path).code == "dependency_unavailable"
+
+
+def test_web_applications_of_allowed_origins_may_log_in(start_plane: Callable[..., DataPlane]) -> None:
+    plane = start_plane(cors_origins=("https://app.example",))
+    wanted = "Access-Control-Request-Method: POST", "Access-Control-Request-Headers: content-type"
+    allowed = plane.ask("OPTIONS", "/auth/login", "Origin: https://app.example", *wanted)
+    assert (allowed.status, allowed.field("access-control-allow-origin")) == (204, "https://app.example")
+    assert plane.ask("OPTIONS", "/auth/login", "Origin: https://evil.example", *wanted).status == 403
 
 
 # --- debugging -------------------------------------------------------------------------------------------------------
@@ -351,3 +365,10 @@ def test_a_worker_that_cannot_listen_ends_with_a_sentence(tmp_path: Path) -> Non
             assert "cannot listen on 127.0.0.1" in plane.output()
         finally:
             plane.close()
+
+
+def test_the_access_log_and_problems_hold_no_secret_of_a_path(plane: DataPlane) -> None:
+    path = "/nowhere/ann%40example.org/4111111111111111/km_0123456789abcdefghij/x"
+    answer = plane.ask("GET", path)
+    line = plane.log_line(answer.field("x-request-id"))
+    assert line["path"] == answer.problem["instance"] == "/nowhere/***@***/***/km_0123456789***/x"

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +13,9 @@ from gateway_project.dataplane.app import Gateway
 from tests.dataplane import DataPlane
 from tests.gateway_process import eventually
 from tests.raw_http import CutShort, chunked
+from tests.raw_http import request as request_bytes
 from tests.scripted_upstream import OK, TIMEOUT_S, Peer, Upstream, closing
+from tests.websocket_peers import ASKS
 from tests.wires import application_wire, entry_wire, route_wire
 
 MIB = 1024 * 1024
@@ -23,9 +26,8 @@ class AsgiPlane(DataPlane):
 
     def __init__(self, directory: Path, http: str) -> None:
         super().__init__(directory, max_body_bytes=4 * MIB)
-        config = uvicorn.Config(
-            Gateway(self.settings), "127.0.0.1", self.port, http=http, ws="none", log_config=None, proxy_headers=False
-        )
+        options: dict[str, Any] = {"http": http, "ws": "websockets-sansio", "log_config": None, "proxy_headers": False}
+        config = uvicorn.Config(Gateway(self.settings), "127.0.0.1", self.port, **options)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
 
@@ -85,6 +87,23 @@ def test_a_body_reaches_the_upstream_whole(asgi: AsgiPlane, upstream: Upstream, 
             client.send(asgi.request("POST", f"{upstream.path}/x", body=body))
         assert client.answer("POST").status == 200
     assert upstream.requests[-1].body == body
+
+
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["sized", "chunked"])
+def test_a_body_that_the_route_changes_reaches_the_upstream_changed(asgi: AsgiPlane, is_chunked: bool) -> None:
+    upstream = asgi.serve()
+    name = upstream.path.rpartition("/")[2]
+    policies = {"transformation": {"request": {"body": {"set": [{"path": "by", "value": "gateway"}]}}}}
+    asgi.feed.put("route", route_wire(f"rte_{name}", f"/api/{name}", service=name, policies=policies))
+    with asgi.connect() as client:
+        fields = ["Content-Type: application/json", *(["Transfer-Encoding: chunked"] if is_chunked else [])]
+        for _ in range(2):
+            if is_chunked:
+                client.send(asgi.request("POST", f"/api/{name}", *fields) + chunked(b'{"a"', b":1}"))
+            else:
+                client.send(asgi.request("POST", f"/api/{name}", *fields, body=b'{"a":1}'))
+            assert client.answer("POST").status == 200
+            assert upstream.requests[-1].body == b'{"a":1,"by":"gateway"}'
 
 
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["sized", "chunked"])
@@ -198,3 +217,9 @@ def test_public_endpoints_and_routes_hold_here_too(asgi: AsgiPlane, upstream: Up
     asgi.feed.put("application", application_wire(id="app_p", endpoint_mode="listed", entries=[entry]))
     assert asgi.ask("GET", "/api/routed/7", key=None).status == 200
     assert asgi.ask("POST", "/api/routed/7").field("allow") == "GET"
+
+
+def test_websockets_are_refused_here(asgi: AsgiPlane) -> None:
+    with asgi.connect() as client:
+        answer = client.send(request_bytes("GET", "/api/v1/any", *ASKS)).answer()
+        assert answer.status == 403

@@ -1,6 +1,7 @@
 """Cross-origin requests through a running worker (rule 18)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -152,3 +153,55 @@ def test_by_default_no_origin_may_read_anything(plane: DataPlane) -> None:
     assert cors(plane.ask("GET", f"{upstream.path}/x", f"Origin: {ORIGIN}")) == {}
     answer = preflight(plane, f"{upstream.path}/x")
     assert (answer.status, cors(answer)) == (403, {})
+
+
+# --- of a service, of a route ----------------------------------------------------------------------------------------
+OTHER = "https://other.example.com"
+
+
+@pytest.fixture(scope="module")
+def own_rules(open_plane: DataPlane) -> Upstream:
+    """A service for other origins than CORS_ORIGINS names; its route ``/api/private`` is for none."""
+    upstream = open_plane.serve(policies={"cors": {"origins": [OTHER], "methods": ["GET"], "expose": ["X-Total"]}})
+    name = upstream.path.rpartition("/")[2]
+    open_plane.feed.put("route", route_wire("rte_private", "/api/private", service=name, policies={"cors": {}}))
+    open_plane.feed.put("route", route_wire("rte_plain", "/api/plain", service=name))
+    return upstream
+
+
+def test_the_routes_rules_come_before_the_services_and_those_before_the_gateways(
+    open_plane: DataPlane, own_rules: Upstream
+) -> None:
+    told = {"access-control-allow-origin": OTHER, "access-control-expose-headers": f"{EXPOSED}, X-Total"}
+    for path in (f"{own_rules.path}/x", "/api/plain"):
+        for _ in range(3):  # remembered or not
+            answer = open_plane.ask("GET", path, f"Origin: {OTHER}")
+            assert (cors(answer), answer.all("vary")) == (told, ["Origin"])
+        assert cors(open_plane.ask("GET", path, f"Origin: {ORIGIN}")) == {}
+        assert open_plane.ask("GET", path).all("vary") == ["Origin"]
+        refused = open_plane.ask("GET", path, f"Origin: {OTHER}", key=None)
+        assert (refused.status, cors(refused)) == (401, told)
+    for origin in (ORIGIN, OTHER):
+        assert cors(open_plane.ask("GET", "/api/private", f"Origin: {origin}")) == {}
+        assert preflight(open_plane, "/api/private", "GET", origin).code == "blocked"
+
+
+def test_a_preflight_is_judged_by_the_rules_of_where_it_leads(open_plane: DataPlane, own_rules: Upstream) -> None:
+    seen = len(own_rules.requests)
+    answer = preflight(open_plane, "/api/plain", "PUT", OTHER)
+    assert (answer.status, cors(answer)["access-control-allow-methods"]) == (204, "GET")
+    assert "access-control-allow-credentials" not in cors(answer)
+    assert preflight(open_plane, "/api/plain", "GET", ORIGIN).code == "blocked"
+    assert len(own_rules.requests) == seen
+
+
+def test_a_stored_answer_carries_the_fields_of_whoever_asks(open_plane: DataPlane) -> None:
+    policies: dict[str, Any] = {"cors": {"origins": [OTHER, ORIGIN]}, "caching": {}}
+    fresh = OK.replace(b"\r\n\r\n", b"\r\nCache-Control: public, max-age=60\r\nAccess-Control-Allow-Origin: *\r\n\r\n")
+    upstream = open_plane.serve(replying(fresh), policies=policies)
+    told = [
+        cors(open_plane.ask("GET", f"{upstream.path}/x", *fields)).get("access-control-allow-origin")
+        for fields in ([f"Origin: {OTHER}"], [f"Origin: {ORIGIN}"], [], ["Origin: https://evil.example.com"])
+    ]
+    assert told == [OTHER, ORIGIN, None, None]
+    assert len(upstream.requests) == 1

@@ -234,6 +234,7 @@ GARBAGE = {
     "a method in lower case": b"get / HTTP/1.1\r\nHost: a\r\n\r\n",
     "LF alone": b"GET / HTTP/1.1\nHost: a\n\n",
     "a space in the target": b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute-form without Host": b"GET http://a/ HTTP/1.1\r\nX-A: b\r\n\r\n",
     "no target": b"GET HTTP/1.1\r\nHost: a\r\n\r\n",
     "a SOCKS greeting": b"\x05\x01\x00",
     "a redis command": b"*1\r\n$4\r\nPING\r\n",

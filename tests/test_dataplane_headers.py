@@ -8,7 +8,7 @@ import pytest
 from tests.dataplane import DataPlane
 from tests.raw_http import Answer
 from tests.scripted_upstream import Seen, Upstream, replying
-from tests.wires import route_wire
+from tests.wires import route_wire, service_wire
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,13 @@ FORGED = [
     "X-Forwarded-Port: 666",
     "X-Forwarded-Prefix: /evil",
     "X-Forwarded-Server: evil",
+    "X-Forwarded-Scheme: https",
+    "X-Forwarded-Protocol: ssl",
+    "X-Forwarded-Ssl: on",
+    "X-Url-Scheme: https",
+    "Front-End-Https: on",
+    "X-Original-URL: /admin",
+    "x-rewrite-url: /admin",
     "X-Real-IP: 6.6.6.6",
     "Forwarded: for=6.6.6.6",
     "X-Request-ID: forged",
@@ -196,9 +203,15 @@ def test_fields_of_an_answer_pass_and_several_set_cookie_stay_apart(plane: DataP
 
 def test_an_upstream_cannot_set_the_panels_cookies(plane: DataPlane) -> None:
     answer = answered(
-        plane, "Set-Cookie: portcullis_session=x; Path=/", "SET-COOKIE:portcullis_csrf=y", "Set-Cookie: a=1"
+        plane,
+        "Set-Cookie: portcullis_session=x; Path=/",
+        "SET-COOKIE:portcullis_csrf=y",
+        "Set-Cookie: portcullis_session =x",
+        "Set-Cookie: =portcullis_session=x",
+        "Set-Cookie: a=1",
+        "Set-Cookie: a=portcullis_session=x",
     )
-    assert answer.all("set-cookie") == ["a=1"]
+    assert answer.all("set-cookie") == ["a=1", "a=portcullis_session=x"]
 
 
 HOP_BY_HOP_ANSWER = [
@@ -331,3 +344,16 @@ def test_two_clients_behind_one_connection_of_a_proxy_are_told_apart(behind_prox
             ask = behind_proxy.request("GET", f"{upstream.path}/x", f"X-Forwarded-For: {address}")
             assert client.send(ask).answer().status == 200
             assert upstream.requests[-1].field("x-forwarded-for") == address.encode()
+
+
+def test_a_service_that_leads_back_to_the_gateway_is_508_after_a_few_turns(plane: DataPlane) -> None:
+    url = f"http://127.0.0.1:{plane.port}/round"
+    plane.feed.put("service", service_wire(id="svc_round", name="round", default_url=url))
+    plane.feed.put("route", route_wire("rte_round", "/round/*", service="round", requires_key=False))
+    answer = plane.ask("GET", "/round/x", key=None)
+    assert (answer.status, answer.code) == (508, "loop_detected")
+    assert "error=proxy_loop_detected" in (answer.field("proxy-status") or "")
+    assert len(answer.all("via")) == 9
+    one = plane.serve()
+    assert plane.ask("GET", one.path, "Via: " + ", ".join(["1.1 portcullis"] * 8)).status == 200
+    assert plane.ask("GET", one.path, "Via: " + ", ".join(["1.1 portcullis"] * 9)).status == 508

@@ -1,4 +1,4 @@
-"""However bytes are split, they mean the same; and no other reader takes them for something else.
+"""However bytes are split, they mean the same.
 
 Over `ClientProtocol` and `UpstreamConnection` with transports in memory, so that each split is really seen.
 """
@@ -6,12 +6,13 @@ Over `ClientProtocol` and `UpstreamConnection` with transports in memory, so tha
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
-import h11
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway_project.dataplane import protocol
 from routing.upstream.connection import UpstreamConnection
 from tests.memory_transport import (
     MemoryTransport,
@@ -37,6 +38,8 @@ REQUESTS = [
     HEAD % b"POST /upgrade" + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc",
     HEAD % b"POST /upgrade2" + b"Connection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"3\r\nabc\r\n0\r\n\r\n",
+    HEAD % b"GET /socket" + b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     HEAD % b"GET http://b.test:80/absolute" + b"\r\n",
     b"\r\n\r\n" + HEAD % b"GET /after/empty/lines" + b"\r\n",
 ]
@@ -73,10 +76,10 @@ def pieces(data: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
 def outcome(data: bytes, cuts: Sequence[int], *, is_late: bool) -> tuple[list[Taken], list[str], list[bytes], str]:
     """The requests that came whole, the refusals, the answers' status lines, and how the connection ended."""
     gateway = RecordingGateway(is_late=is_late)
-    protocol, transport = connected_client(gateway)
+    client, transport = connected_client(gateway)
     waiting = list(pieces(data, cuts))
     while waiting and not transport.is_closing():
-        protocol.data_received(waiting.pop(0))
+        client.data_received(waiting.pop(0))
         while transport.is_reading_paused and not transport.is_closing():
             gateway.loop.run()
     gateway.loop.run()
@@ -103,82 +106,39 @@ def test_byte_by_byte_is_one_of_these_splits(last: bytes, is_late: bool) -> None
     assert outcome(data, range(len(data)), is_late=is_late) == outcome(data, [], is_late=is_late)
 
 
-# --- another reader --------------------------------------------------------------------------------------------------
-SENTINEL = HEAD % b"GET /sentinel" + b"\r\n"
-ODD = [
-    b"\r",
-    b"\n",
-    b"\r\n",
-    b" ",
-    b"\t",
-    b"\0",
-    b":",
-    b";",
-    b",",
-    b"0",
-    b"\x0b",
-    b"\xff",
-    b"_",
-    b"chunked",
-    b"HTTP/1.1",
-]
-mutations = st.lists(
-    st.tuples(st.integers(0, 400), st.sampled_from(["insert", "replace", "delete"]), st.sampled_from(ODD)), max_size=3
-)
-
-
-def mutated(data: bytes, changes: list[tuple[int, str, bytes]]) -> bytes:
-    for where, how, odd in changes:
-        where %= len(data)
-        data = data[:where] + (b"" if how == "delete" else odd) + data[where + (how != "insert") :]
-    return data
-
-
-def reading_of_h11(data: bytes) -> tuple[bytes, bytes, dict[bytes, list[bytes]], bytes, bytes] | None:
-    """Method, target, fields, body and what is left of the first request; None where h11 refuses or wants more."""
-    connection = h11.Connection(h11.SERVER)
-    connection.receive_data(data)
-    body = b""
-    head: Any = None
-    try:
-        while True:
-            event = connection.next_event()
-            if isinstance(event, h11.Request):
-                head = event
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                fields: dict[bytes, list[bytes]] = {}
-                for name, value in head.headers:
-                    fields.setdefault(name, []).append(value)
-                return head.method, head.target, fields, body, connection.trailing_data[0]
-            else:
-                return None
-    except h11.RemoteProtocolError:
-        return None
-
-
-@settings(few, max_examples=600)
-@given(st.sampled_from([*REQUESTS, *LAST[1:]]), mutations)
-@example(REQUESTS[2], [(0, "insert", b"\r\n")])
-def test_what_is_taken_h11_reads_in_the_same_way_or_refuses(
-    template: bytes, changes: list[tuple[int, str, bytes]]
+@few
+@given(streams, cuts, st.booleans(), st.integers(1, 400))
+def test_however_many_turns_a_read_takes_its_requests_are_taken_and_answered_alike(
+    data: bytes, cuts: list[int], is_late: bool, turn: int
 ) -> None:
-    """Smuggling is a difference of readings: of the body's end above all, which the sentinel after it shows."""
-    data = mutated(template, changes)
-    other = reading_of_h11(data + SENTINEL)
-    requests, *_ = outcome(data + SENTINEL, [], is_late=False)
-    if other is None or not requests:
-        return
-    method, target, fields, body, rest = other
-    ours = requests[0]
-    assert (ours.method, ours.body) == (method, body)
-    if target.startswith(b"/"):
-        assert ours.path + (b"" if ours.query is None else b"?" + ours.query) == target
-    for name in (b"host", b"content-length", b"transfer-encoding", b"x-api-key"):
-        assert ours.noted.get(name) == (b", ".join(fields[name]) if name in fields else None)
-    if rest.lstrip(b"\r\n") == SENTINEL and len(requests) > 1:
-        assert requests[1].path == b"/sentinel"
+    with patch.multiple(protocol, TURN_BYTES=turn, TURN_BODY_BYTES=turn):
+        seen = outcome(data, cuts, is_late=is_late)
+    assert seen == outcome(data, [], is_late=is_late)
+
+
+def test_thousands_of_requests_in_one_read_leave_others_their_turns() -> None:
+    gateway = RecordingGateway()
+    (greedy, transport), (other, _) = connected_client(gateway), connected_client(gateway)
+    greedy.data_received(REQUESTS[0] * 2000)
+    assert 0 < len(gateway.requests) <= protocol.TURN_BYTES // len(REQUESTS[0]) + 1
+    assert transport.is_reading_paused
+    other.data_received(REQUESTS[1])
+    assert gateway.requests[-1].path == b"/a"
+    gateway.loop.run()
+    assert (len(gateway.requests), gateway.refusals) == (2001, [])
+    assert transport.written.count(b"HTTP/1.1 200 ") == 2000
+    assert not transport.is_reading_paused
+
+
+def test_what_is_unread_when_the_client_leaves_is_forgotten() -> None:
+    gateway = RecordingGateway()
+    client, transport = connected_client(gateway)
+    client.data_received(REQUESTS[0] * 2000)
+    seen = len(gateway.requests)
+    transport.abort()
+    client.connection_lost(None)
+    gateway.loop.run()
+    assert len(gateway.requests) == seen
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -212,16 +172,21 @@ ANSWERS = [
 ]
 
 
-def heard(data: bytes, cuts: Sequence[int], *, is_head: bool) -> tuple[Any, ...]:
+def heard(data: bytes, cuts: Sequence[int], *, is_head: bool, awaits_switch: bool = False) -> tuple[Any, ...]:
     """What the handler hears of an answer that ends with its connection, and whether that could be used again."""
-    pool, handler, transport = RecordingPool(), RecordingHandler(), MemoryTransport()
+    pool, handler, transport = RecordingPool(), RecordingHandler(awaits_switch=awaits_switch), MemoryTransport()
     connection = UpstreamConnection(pool)  # type: ignore[arg-type]  # all that it asks of a pool
     connection.connection_made(transport)
     connection.send(handler, b"GET / HTTP/1.1\r\n\r\n", is_head=is_head)
     for piece in pieces(data, cuts):
         if transport.is_closing():
             break
+        if handler.end == "switched":  # whoever has the transport now gets the rest
+            handler.body += piece
+            continue
         connection.data_received(piece)
+    if handler.end == "switched":
+        return handler.status, handler.lines, handler.body, handler.end
     was_kept = pool.given_back > 0 and not transport.is_closing()
     if not transport.is_closing():
         connection.eof_received()
@@ -241,3 +206,24 @@ def test_however_an_answer_is_split_it_is_heard_alike(data: bytes, cuts: list[in
 @pytest.mark.parametrize("data", [answer for answer in ANSWERS if len(answer) < 1000])
 def test_an_answer_may_come_byte_by_byte(data: bytes, is_head: bool) -> None:
     assert heard(data, range(len(data)), is_head=is_head) == heard(data, [], is_head=is_head)
+
+
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-A: b\r\n\r\n"
+SWITCHES = [
+    SWITCHED + b"\x81\x03abc",
+    SWITCHED,
+    b"HTTP/1.1 103 Early\r\nLink: a\r\n\r\n" + SWITCHED + b"\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    b"\r\n" + SWITCHED + b"bytes",
+    SWITCHED.replace(b"Upgrade: websocket\r\n", b"") + b"bytes",
+    SWITCHED.replace(b"X-A: b", b"Content-Length: 3") + b"bytes",
+    SWITCHED.replace(b"X-A: b", b"Transfer-Encoding: chunked") + b"bytes",
+]
+
+
+@few
+@given(st.sampled_from([*SWITCHES, *ANSWERS]), cuts)
+def test_however_a_switch_of_protocols_is_split_it_is_heard_alike(data: bytes, cuts: list[int]) -> None:
+    whole = heard(data, [], is_head=False, awaits_switch=True)
+    assert heard(data, cuts, is_head=False, awaits_switch=True) == whole
+    if data.startswith(SWITCHED):
+        assert whole[2:] == (data[len(SWITCHED) :], "switched")

@@ -139,11 +139,53 @@ def failures(plane: DataPlane, path: str, count: int, source: str, *fields: str)
 def test_an_address_that_fails_too_often_is_429_and_others_go_on(strict: DataPlane) -> None:
     path = f"{strict.serve().path}/x"
     assert failures(strict, path, 7, "127.0.0.4") == [401] * 5 + [429] * 2
-    refused = strict.ask("GET", path, source="127.0.0.4")  # a valid key, too: nothing tells it from the others
+    refused = strict.ask("GET", path, key=generate("km_").key, source="127.0.0.4")
     assert (refused.status, refused.code) == (429, "rate_limited")
     assert 0 < int(refused.field("retry-after") or 0) <= 60
     assert strict.ask("GET", path, source="127.0.0.2").status == 200
     assert failures(strict, path, 1, "127.0.0.2") == [401]
+
+
+def test_a_right_key_passes_from_an_address_where_others_fail_and_no_wrong_one_is_told_from_another(
+    strict: DataPlane,
+) -> None:
+    path = f"{strict.serve().path}/x"
+    failures(strict, path, 5, "127.0.0.7")
+    assert strict.ask("GET", path, source="127.0.0.7").status == 200
+    wrong = {
+        "unknown": generate("km_").key,
+        "of an admin": strict.new_key(application=None),
+        "of an application that is gone": strict.new_key(application="app_gone"),
+        "expired": strict.new_key(expires_at=1.0),
+        "nonsense": "nonsense",
+    }
+    answers = {what: strict.ask("GET", path, key=key, source="127.0.0.7") for what, key in wrong.items()}
+    assert {what: (answer.status, answer.code) for what, answer in answers.items()} == dict.fromkeys(
+        wrong, (429, "rate_limited")
+    )
+    assert len({answer.problem["detail"] for answer in answers.values()}) == 1
+
+
+def test_refusals_say_the_same_for_every_path_and_mask_what_it_holds(strict: DataPlane) -> None:
+    path = f"{strict.serve().path}/{'km_' + 'a' * 40}/%C3%A9"
+    masked = path.replace("a" * 40, "a" * 10 + "***")
+    answers = [strict.ask("GET", path, key=generate("km_").key, source="127.0.0.8") for _ in range(6)]
+    wrong, refused = answers[0], answers[-1]
+    assert [answer.status for answer in answers] == [401] * 5 + [429]
+    assert wrong.body.decode() == (
+        '{"type":"urn:portcullis:error:invalid_credentials","title":"The credentials are not valid","status":401,'
+        f'"detail":"The API key is not valid.","instance":"{masked}","code":"invalid_credentials",'
+        f'"request_id":"{wrong.field("x-request-id")}"}}'
+    )
+    assert refused.body.decode() == (
+        '{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too many requests",'
+        '"status":429,"detail":"Too many failed authentications came from this address.",'
+        f'"instance":"{masked}","code":"rate_limited","request_id":"{refused.field("x-request-id")}",'
+        '"violated-policies":["authentication-failures"]}'
+    )
+    assert [name for name, _ in refused.fields][:3] == ["content-type", "proxy-status", "retry-after"]
+    nowhere = strict.ask("GET", "/api/v1/nowhere", key=generate("km_").key, source="127.0.0.8")
+    assert (nowhere.status, nowhere.code) == (404, "no_route")
 
 
 def test_every_kind_of_failure_counts(strict: DataPlane) -> None:
@@ -151,7 +193,7 @@ def test_every_kind_of_failure_counts(strict: DataPlane) -> None:
     keys = ["nonsense", "km_x", strict.new_key(application=None), strict.new_key(expires_at=1.0), ""]
     for key in keys:
         assert strict.ask("GET", path, f"X-API-Key: {key}", key=None, source="127.0.0.5").status == 401
-    assert strict.ask("GET", path, source="127.0.0.5").status == 429
+    assert failures(strict, path, 1, "127.0.0.5") == [429]
 
 
 def test_requests_without_a_credential_and_successes_do_not_count(strict: DataPlane) -> None:

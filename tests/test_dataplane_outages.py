@@ -165,4 +165,7 @@ def test_the_agent_hears_what_was_counted_and_which_keys_were_used(own: DataPlan
 
     eventually(lambda: counted() == 3, 5.0, "the count of three requests")
     used = eventually(lambda: [each for each in own.feed.heard if each["type"] == "used"], 15.0, "the use of the key")
-    assert abs(used[0]["keys"]["key_1"] - time.time()) < 60  # epoch seconds
+    [[key, address, requests, last]] = used[0]["rows"]
+    assert (key, address) == ("key_1", "127.0.0.1")
+    assert 1 <= requests <= 3
+    assert abs(last - time.time()) < 60  # epoch seconds

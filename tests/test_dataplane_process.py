@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -33,6 +34,8 @@ def test_a_worker_imports_neither_django_nor_anything_that_leads_to_it() -> None
         "psycopg",
         "httpx",
         "drf_spectacular",
+        "cryptography",  # which only a TLS port needs
+        "hpack",
     }
 
 
@@ -52,6 +55,7 @@ class Traffic:
     answered: int = 0
     failures: list[str] = field(default_factory=list)
     refused: int = 0
+    tls: ssl.SSLContext | None = None
 
     async def run(self, clients: int) -> None:
         await asyncio.gather(*(self._client() for _ in range(clients)))
@@ -60,7 +64,7 @@ class Traffic:
         """Until the port is closed; a connection that the gateway closes is followed by another."""
         while True:
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls)
             except ConnectionRefusedError:
                 self.refused += 1
                 return

@@ -28,7 +28,10 @@ from tests.wires import (
     Wire,
     application_wire,
     entry_wire,
+    gateway_wire,
+    issuer_wire,
     key_wire,
+    limit_wire,
     queue_route_wire,
     route_wire,
     service_wire,
@@ -75,23 +78,53 @@ routes = st.builds(
     *(st.sampled_from([[], ["GET"], ["POST"]]), st.integers(0, 2), st.booleans()),
 )
 applications = st.builds(
-    lambda number, paths, is_public, limit: application_wire(
+    lambda number, paths, is_public, limit, sans: application_wire(
         id=f"app_{number}",
         rate_limit=limit,
+        policies={"client_certificates": {"accepted": [{"san": san} for san in sans]}} if sans else {},
         entries=[entry_wire(f"wle_{number}{index}", path, is_public=is_public) for index, path in enumerate(paths)],
     ),
     *(ids, st.lists(patterns, max_size=3, unique=True), st.booleans(), st.sampled_from([None, 5])),
+    st.lists(st.sampled_from(["a.test", "b.test"]), max_size=2, unique=True),
 )
 keys = st.builds(
     lambda number, which, scopes: key_wire(f"key_{number}", digest(4 * number + which), scopes=scopes),
     *(ids, st.integers(0, 1), st.sampled_from([[], ["read"]])),
 )
 queue_routes = st.builds(lambda number: queue_route_wire(id=f"que_{number}"), ids)
-_BY_KIND = dict(zip(KINDS, (services, routes, queue_routes, applications, keys), strict=True))
+gateways = st.builds(
+    lambda message: gateway_wire(**({"maintenance": {"message": message}} if message else {})),
+    st.sampled_from(["", "Back at nine.", "Gone."]),
+)
+issuers = st.builds(
+    lambda number, which: issuer_wire(id=f"iss_{number}", issuer=f"https://{2 * number + which}.example.com"),
+    *(ids, st.integers(0, 1)),
+)
+limits = st.builds(
+    lambda number, limit, more: limit_wire(id=f"lim_{number}", limit=limit, **more),
+    *(ids, st.integers(1, 5)),
+    st.sampled_from(
+        [
+            {},
+            {"paths": ["/api/a/*", "/api/b/x"]},
+            {"routes": ["rte_1"], "methods": ["GET"]},
+            {"services": ["orders", "mail"]},
+            {"applications": ["app_1", "web"]},
+            {"applications": ["app_2"], "paths": ["/api/{x}/x"]},
+        ]
+    ),
+)
+_BY_KIND = dict(
+    zip(KINDS, (services, routes, queue_routes, applications, keys, gateways, issuers, limits), strict=True)
+)
 wires = st.one_of(*(st.tuples(st.just(kind), wire) for kind, wire in _BY_KIND.items()))
 drops = st.tuples(st.sampled_from(KINDS), ids)
 steps = st.lists(st.tuples(st.lists(wires, max_size=4), st.lists(drops, max_size=2)), max_size=8)
-_PREFIXES = dict(zip(KINDS, ("svc", "rte", "que", "app", "key"), strict=True))
+_PREFIXES = dict(zip(KINDS, ("svc", "rte", "que", "app", "key", "gateway", "iss", "lim"), strict=True))
+
+
+def row_id(kind: str, number: int) -> str:
+    return kind if kind == "gateway" else f"{_PREFIXES[kind]}_{number}"
 
 
 def names_differ(records: Records) -> bool:
@@ -107,7 +140,7 @@ def test_deltas_lead_to_what_a_full_load_of_the_same_records_leads_to(
     records: Records = {kind: {} for kind in KINDS}
     follower = Follower()
     for puts, dropped in steps:
-        drop = {kind: sorted({f"{_PREFIXES[kind]}_{id}" for k, id in dropped if k == kind}) for kind in KINDS}
+        drop = {kind: sorted({row_id(kind, id) for k, id in dropped if k == kind}) for kind in KINDS}
         put = {kind: {wire["id"]: wire for k, wire in puts if k == kind} for kind in KINDS}
         after = {
             kind: {id: each for id, each in records[kind].items() if id not in drop[kind]} | put[kind] for kind in KINDS
@@ -152,6 +185,7 @@ def test_a_snapshot_stays_as_it_is_while_later_ones_change() -> None:
         ("application", application_wire(), application_wire(entries=[entry_wire("wle_1", "no slash")])),
         ("api_key", key_wire("key_1", digest(1)), key_wire("key_1", b"short")),
         ("queue_route", queue_route_wire(), {"id": "que_1"}),
+        ("gateway", gateway_wire(maintenance={}), gateway_wire(maintenance={"retryAfterS": 0})),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -218,3 +218,15 @@ def test_requests_that_have_arrived_are_answered_before_a_stopping_worker_closes
     assert transport.written.count(b"HTTP/1.1 200 OK") == 3
     assert transport.written.count(b"connection: close") == 1
     assert transport.written.endswith(b"connection: close\r\n\r\n")
+
+
+def test_a_chunk_extension_that_never_ends_is_no_body(
+    gateway: RecordingGateway, client: Connected, seconds_pass: Pass
+) -> None:
+    """RFC 9112 section 7.1.1: the time for extensions is limited, and nothing keeps them."""
+    protocol, _ = client
+    protocol.data_received(b"POST /a HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n1;")
+    for _ in range(4):
+        seconds_pass(BODY_IDLE_S / 4)
+        protocol.data_received(b"a" * 10_000)
+    assert gateway.refusals == ["request_timeout"]

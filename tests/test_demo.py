@@ -83,7 +83,7 @@ def test_it_starts_everything_that_a_demonstration_needs(demo: Demo) -> None:
 
 
 def test_the_five_printed_curls_work_as_they_stand(demo: Demo) -> None:
-    answers = [curl(line) for line in demo.printed_curls()]
+    answers = [curl(line) for line in demo.printed_curls()[:5]]
     assert [status for status, _ in answers] == [200, 200, 200, 200, 202], answers
     products, pipelines, login, status, task = [document for _, document in answers]
     assert len(products["products"]) == 3
@@ -92,6 +92,14 @@ def test_the_five_printed_curls_work_as_they_stand(demo: Demo) -> None:
     assert login["application"].startswith("app_")
     assert status == {"service": "auth", "status": "up"}
     assert task["task_id"].startswith("task_")
+
+
+def test_the_printed_login_gives_a_token_that_opens_what_the_application_may_call(demo: Demo) -> None:
+    status, tokens = curl(demo.printed_curls()[5])
+    assert (status, tokens["user"]["role"]) == (200, "passenger")
+    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    answer = httpx.get(f"{demo.url}/api/v1/monolith/products", headers=headers, trust_env=False)
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_task_is_done_by_a_consumer_that_knows_nothing_of_the_gateway(demo: Demo) -> None:
@@ -110,7 +118,8 @@ def _finished(task: dict[str, Any]) -> dict[str, Any] | None:
 def test_the_facts_are_private_and_complete(demo: Demo) -> None:
     path = demo.var_dir / "demo.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert set(demo.facts) == {"gatewayUrl", "panelUrl", "adminUser", "adminPassword", "adminKey", "clientKey"}
+    urls, admin = {"gatewayUrl", "panelUrl"}, {"adminUser", "adminPassword", "adminKey"}
+    assert set(demo.facts) == {*urls, *admin, "clientKey", "endUser", "endUserPassword"}
     assert demo.facts["gatewayUrl"] == demo.url
     assert demo.facts["panelUrl"] == demo.panel_url
     assert all(demo.facts[name] in demo.log() for name in ("panelUrl", "adminUser", "adminPassword", "clientKey"))
@@ -137,7 +146,7 @@ def test_a_second_run_keeps_configuration_and_credentials_and_follows_the_ports(
     try:
         second.start()
         assert second.facts == facts | {"gatewayUrl": second.url, "panelUrl": second.panel_url}
-        assert [curl(line)[0] for line in second.printed_curls()] == [200, 200, 200, 200, 202]
+        assert [curl(line)[0] for line in second.printed_curls()] == [200, 200, 200, 200, 202, 200]
         assert "configuration is made" not in second.log()
     finally:
         assert second.stop() == 0

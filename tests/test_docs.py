@@ -86,15 +86,15 @@ def test_comments_refer_to_decisions_and_rules_that_exist() -> None:
 
 # --- settings ------------------------------------------------------------------------------------------------------
 def settings_read() -> set[str]:
-    """The names that gateway_project/settings.py reads from the environment."""
-    calls = ast.walk(ast.parse((ROOT / "gateway_project/settings.py").read_text()))
+    """The names that gateway_project's settings read from the environment."""
+    files = ("settings.py", "identity_settings.py")
+    calls = [each for file in files for each in ast.walk(ast.parse((ROOT / "gateway_project" / file).read_text()))]
     return {
-        str(call.args[0].value)
+        str(argument.value)
         for call in calls
-        if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and ast.unparse(call.func.value) == "env"
-        and isinstance(call.args[0], ast.Constant)
+        if isinstance(call, ast.Call) and re.match(r"env\.|_name$|_domains$|_either_url$", ast.unparse(call.func))
+        for argument in call.args[: 2 if ast.unparse(call.func) == "_either_url" else 1]
+        if isinstance(argument, ast.Constant) and re.fullmatch(r"[A-Z][A-Z0-9_]{2,}", str(argument.value))
     }
 
 
@@ -141,7 +141,7 @@ def test_the_published_expression_finds_keys(document: Path) -> None:
 def test_every_metric_is_documented() -> None:
     source = "\n".join(path.read_text() for path in source_files())
     metrics = set(re.findall(r'"((?:api_gateway|portcullis)_[a-z_]+)"', source)) - {"portcullis_config"}
-    metrics -= {"portcullis_session", "portcullis_csrf"}  # the panel's cookies
+    metrics -= {"portcullis_session", "portcullis_csrf", "portcullis_device"}  # the panel's cookies
     documented = set(re.findall(r"`([a-z_]+)`", section(DOCS / "operations.md", "Metrics")))
     assert metrics
     assert metrics <= documented

@@ -43,6 +43,24 @@ def test_a_lost_admin_comes_back_with_a_new_password() -> None:
     assert "admin key" not in printed
 
 
+def test_a_name_in_another_case_is_the_same_admin() -> None:
+    """Two of one name could neither sign in to the panel."""
+    User.objects.create_user("Ann", "ann@example.com", "forgotten")
+
+    printed = _run("--username", "ann")
+
+    assert User.objects.get().check_password(printed["password"])
+    assert printed["username"] == "Ann"
+
+
+def test_an_address_is_one_admins_alone() -> None:
+    User.objects.create_user("ann", "ann@example.com", "forgotten")
+
+    with pytest.raises(CommandError, match="Another user has this address"):
+        _run("--username", "bob", "--email", "Ann@example.com")
+    assert User.objects.count() == 1
+
+
 def test_a_password_is_read_and_not_printed(monkeypatch: Any) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("correct horse battery staple\n"))
 

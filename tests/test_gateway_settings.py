@@ -40,6 +40,15 @@ MALFORMED = [
     ("ADMIN_API_ON_GATEWAY_PORT", "enabled"),
     ("DOCS_ON_GATEWAY_PORT", "flase"),
     ("PANEL_HTTPS", "maybe"),
+    ("REQUIRE_MFA", "perhaps"),
+    ("OIDC_ISSUER", "login.example.com"),
+    ("OIDC_ISSUER", "https://login.example.com"),  # without a client id
+    ("SAML_IDP_ENTITY_ID", "https://idp.example.com"),  # without the rest
+    ("SSO_ROLES", "admins"),
+    ("SSO_DOMAINS", "example.com"),  # without roles
+    ("SSO_DOMAINS", "everybody"),
+    ("EMAIL_URL", "mail.example.com"),
+    ("PANEL_URL", "https://example.com/panel"),
     ("SERVICE_NAME", "two\nlines"),
     ("NODE_NAME", "two\nlines"),
     ("NODE_NAME", "x" * 181),
@@ -56,7 +65,16 @@ MALFORMED = [
     ("MAX_REQUEST_BODY_SIZE", "10MB"),
     ("ALLOWED_HOSTS", "https://panel.example.com"),
     ("EVENTS_QUEUE", "a,b"),
+    ("TLS_PORT", "443"),  # without a certificate
+    ("TLS_CERTIFICATE", "gateway.crt"),  # without its key
+    ("TLS_MIN_VERSION", "1.1"),
+    ("HTTPS_REDIRECT", "true"),  # without a port to lead to
+    ("HSTS", "forever"),
+    ("PROXY_PROTOCOL", "on"),  # without anybody to believe
     ("REDIS_URL", "redis"),
+    ("RATE_LIMIT_REDIS_WAIT_MS", "0"),
+    ("RATE_LIMIT_MODE", "sometimes"),
+    ("RATE_LIMIT_LEGACY_HEADERS", "perhaps"),
 ]
 # These may hold a password, which is "hush" here.
 MALFORMED_SECRETS = [
@@ -73,6 +91,7 @@ MALFORMED_SECRETS = [
     ("DATABASE_URL", "postgres://"),
     ("DATABASE_LISTEN_URL", "host=db password=hush"),
     ("REDIS_URL", "redis://:hu#sh@cache:6379"),
+    ("REDIS_URL", "redis://:hush@cache:6379/limits"),
     ("CELERY_BROKER_URL", "amqp://gate:hush@broker:port//"),
     ("CELERY_BROKER_URL", "ftp://gate:hush@broker"),
     ("DATABASE_LISTEN_URL", "postgresqll://gate:hush@db/config"),

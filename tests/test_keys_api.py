@@ -8,9 +8,9 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from access.models import Application, SetupCompletion
-from keys.api import VALIDATIONS
 from keys.authentication import FAILURES
 from keys.models import ApiKey
+from keys.public_api import VALIDATIONS
 from tests.admin_api import admin_with_key, client_with_key, problem_of
 
 pytestmark = pytest.mark.django_db

@@ -56,7 +56,11 @@ def test_neighbours_swapped_are_always_detected(position: int) -> None:
     assert is_well_formed(swapped.encode(), b"km_") == (swapped == KEY)
 
 
-@pytest.mark.parametrize("text", ["", "km_", KEY[:-1], KEY + "0", KEY[3:], KEY.swapcase(), "xx_" + KEY[3:], KEY + "\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "km_", KEY[:-1], KEY + "0", KEY[3:], KEY.swapcase(), "xx_" + KEY[3:], KEY + "\n"],
+    ids=["nothing", "a prefix", "cut", "longer", "no prefix", "other case", "another prefix", "a line"],
+)
 def test_what_is_no_key_is_not_well_formed(text: str) -> None:
     assert not is_well_formed(text.encode(), b"km_")
 

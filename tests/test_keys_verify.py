@@ -1,5 +1,6 @@
 """Whose key it is (rules 11 and 17)."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -83,3 +84,21 @@ def test_no_answer_repeats_the_key() -> None:
     for is_feed_fresh in (True, False):
         fault = refusal(keys_of(), key.encode(), is_feed_fresh)
         assert key[3:] not in f"{fault.detail} {fault.headers} {fault.members}"
+
+
+def test_every_key_costs_one_digest_whatever_is_wrong_with_it() -> None:
+    digests = 0
+
+    class Counted(Digester):
+        def __call__(self, key: bytes) -> bytes:
+            nonlocal digests
+            digests += 1
+            return super().__call__(key)
+
+    right, expired, unknown = (generate("km_").key for _ in range(3))
+    keys = keys_of(record(right), record(expired, expires_at=NOW))
+    digester = Counted(b"pepper for tests")
+    for number, key in enumerate((right, expired, unknown, right[:-1], "nonsense", ""), 1):
+        with suppress(GatewayFault):
+            authenticate(keys, digester, key.encode(), PREFIX, NOW, is_feed_fresh=True)
+        assert digests == number, key

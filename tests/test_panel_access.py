@@ -27,7 +27,13 @@ def make_key(application: Application, name: str = "production") -> ApiKey:
 
 # --- applications --------------------------------------------------------------------------------------------------
 def test_an_application_is_made_with_what_it_may_call(panel: Client) -> None:
-    typed = {"name": "mobile", "allowed_services": "billing, orders", "allowed_versions": "*", "endpoint_mode": "all"}
+    typed = {
+        "name": "mobile",
+        "allowed_services": "billing, orders",
+        "allowed_versions": "*",
+        "endpoint_mode": "all",
+        "priority": 5,
+    }
     panel.post("/applications/new", typed | {"rate_limit": "60", "is_active": "on"})
     row = Application.objects.get()
     assert (row.allowed_services, row.allowed_versions, row.rate_limit) == (["billing", "orders"], ["*"], 60)
@@ -37,7 +43,13 @@ def test_of_two_admins_the_second_sees_both_lists_of_services(panel: Client) -> 
     row = make_application(allowed_services=["billing"])
     began = row.revision
     update_application(application=row, changes={"allowed_services": ["billing", "orders"]}, **BOB)
-    typed = {"name": "mobile", "allowed_services": "search", "allowed_versions": "*", "endpoint_mode": "all"}
+    typed = {
+        "name": "mobile",
+        "allowed_services": "search",
+        "allowed_versions": "*",
+        "endpoint_mode": "all",
+        "priority": 5,
+    }
     answer = panel.post(f"/applications/{row.pk}/edit", typed | {"revision": began, "is_active": "on"})
     assert answer.status_code == 412
     assert "Allowed services billing billing, orders search" in text_of(answer)
@@ -214,5 +226,5 @@ def test_keys_are_filtered_by_what_they_are_good_for(panel: Client) -> None:
 
 def test_what_somebody_does_bears_their_name(panel: Client) -> None:
     other = signed_in(make_admin("eve"))
-    other.post("/applications/new", {"name": "web", "endpoint_mode": "all"})
+    other.post("/applications/new", {"name": "web", "endpoint_mode": "all", "priority": 5})
     assert latest_revision().actor_name == "eve"

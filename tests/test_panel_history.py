@@ -88,7 +88,9 @@ def test_history_is_filtered_by_kind_object_author_and_reason(panel: Client) -> 
     assert numbers("kind=api_key") == of_kind("api_key")
     assert numbers(f"object={everything['key'].pk}") == of_kind("api_key")
     assert numbers("q=bob") == numbers("")
-    assert numbers("q=INVOICES") == {everything["route"].revision}
+    assert numbers("q=INVOICES") == set(
+        ConfigRevision.objects.filter(changes__object_name="invoices").values_list("number", flat=True)
+    )
     assert numbers("q=nothing+like+it") == set()
 
 
@@ -102,7 +104,7 @@ def test_older_revisions_are_reached_by_cursor_and_do_not_shift(panel: Client) -
     make_service("meanwhile")
     older = panel.get(f"/history?before={cursor[1]}").content.decode()
     assert re.findall(r'href="/history/(\d+)"', older) == ["1"]
-    assert "every 5s" not in re.findall(r'id="list"[^>]*', older)[0]
+    assert older.count("every 5s") == 1  # the header's; what is older stays as it is
     assert panel.get("/history?before=x").status_code == panel.get(f"/history?before={'9' * 40}").status_code == 200
 
 
@@ -148,7 +150,7 @@ def test_a_list_of_tasks_renews_itself_and_a_task_that_is_over_does_not(panel: C
         make_task(queue_route, "succeeded", finished_at="2025-01-01T00:00Z"),
     )
     rows = panel.get("/tasks?state=started", headers=HTMX | {"HX-Target": "list"}).content.decode()
-    assert re.search(r'id="list" hx-get="/tasks\?state=started" hx-trigger="every 5s"', rows)
+    assert re.search(r'hx-get="/tasks\?state=started" hx-trigger="every 5s" hx-target="#list"', rows)
     assert "every 5s" in panel.get(f"/tasks/{running.id}", headers=HTMX | {"HX-Target": "task"}).content.decode()
     assert "every 5s" not in panel.get(f"/tasks/{over.id}", headers=HTMX | {"HX-Target": "task"}).content.decode()
 

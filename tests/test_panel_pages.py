@@ -61,7 +61,7 @@ def test_htmx_gets_only_what_changes_with_its_title_and_the_current_place(panel:
         assert "<html" not in html, name
         assert "<title>" in html
         assert html.count("<h1") == 1, name
-        assert len(re.findall('hx-swap-oob="true"', html)) == 3, name
+        assert len(re.findall('hx-swap-oob="true"', html)) == 4, name
     services = panel.get("/services", headers=HTMX).content.decode()
     assert re.search(r'href="/services"[^>]*aria-current="page"', services)
 
@@ -105,7 +105,15 @@ def test_with_everything_in_place_home_shows_counts_changes_nodes_and_a_command(
     assert "Latest changes" in text
     assert "host/0" in text
     assert "route odd is skipped: No such host." in text
-    assert "/api/v1/billing/" in text
+    assert "/api/v1/invoices/x" in text
+
+
+def test_header_and_home_say_that_limits_are_not_counted_together(panel: Client, pages: dict[str, str]) -> None:
+    problem = {"kind": "limits", "id": "redis", "name": "", "error": "Redis does not answer."}
+    GatewayNode.objects.update(problems=[problem])
+
+    assert "limits are not counted together: Redis does not answer." in text_of(panel.get("/"))
+    assert "Redis does not answer, so limits are not counted together: see Home." in panel.get("/status").text
 
 
 @pytest.mark.parametrize("url", ["/services", "/routes", "/applications", "/api-keys", "/history"])
@@ -132,6 +140,7 @@ def test_the_header_says_who_runs_the_configuration(panel: Client, pages: dict[s
     assert "no node running" in text_of(panel.get("/status"))
 
 
+@pytest.mark.usefixtures("panel")
 def test_the_polled_header_never_leads_away_from_a_page() -> None:
     answer = Client().get("/status", headers=HTMX)
     assert answer.status_code == 200

@@ -157,19 +157,28 @@ def test_the_split_is_drawn_to_scale(panel: Client) -> None:
 def test_the_first_version_is_offered_all_the_traffic_and_later_ones_none(panel: Client) -> None:
     service = make_service("orders")
     assert 'name="weight" value="100"' in panel.get(f"/services/{service.pk}/versions/new").content.decode()
-    panel.post(f"/services/{service.pk}/versions/new", {"version": "v1", "url": URL, "weight": 100, "is_active": "on"})
+    panel.post(
+        f"/services/{service.pk}/versions/new",
+        {"version": "v1", "url": URL, "weight": 100, "lifecycle": "supported", "is_active": "on"},
+    )
     assert 'name="weight" value="0"' in panel.get(f"/services/{service.pk}/versions/new").content.decode()
 
 
 def test_a_version_is_edited_switched_and_deleted_with_its_targets(panel: Client) -> None:
     service = make_service("orders", v1=100)
     version = service.versions.get()
-    typed = {"revision": version.revision, "url": "http://10.0.0.9", "weight": 5, "is_active": "on"}
+    typed = {
+        "revision": version.revision,
+        "url": "http://10.0.0.9",
+        "weight": 5,
+        "lifecycle": "supported",
+        "is_active": "on",
+    }
     panel.post(f"/versions/{version.pk}/edit", typed)
     panel.post(f"/versions/{version.pk}/switch", {"active": "false"})
     version.refresh_from_db()
     assert (version.url, version.weight, version.is_active, version.version) == ("http://10.0.0.9", 5, False, "v1")
-    panel.post(f"/versions/{version.pk}/targets/new", {"url": "http://10.0.0.9:81", "is_active": "on"})
+    panel.post(f"/versions/{version.pk}/targets/new", {"url": "http://10.0.0.9:81", "weight": 100, "is_active": "on"})
     assert "Its 1 target goes with it" in text_of(panel.get(f"/versions/{version.pk}/delete"))
     panel.post(f"/versions/{version.pk}/delete")
     assert not ServiceVersion.objects.exists()
@@ -178,10 +187,10 @@ def test_a_version_is_edited_switched_and_deleted_with_its_targets(panel: Client
 
 def test_a_target_is_added_edited_and_deleted(panel: Client) -> None:
     version = make_service("orders", v1=100).versions.get()
-    answer = panel.post(f"/versions/{version.pk}/targets/new", {"url": "http://10.0.0.9:81/path"})
+    answer = panel.post(f"/versions/{version.pk}/targets/new", {"url": "http://10.0.0.9:81/path", "weight": 100})
     assert "scheme, a host and a port" in errors_at(answer, "url")
     target = create_target(version=version, url="http://10.0.0.9:81", **BOB)
-    edited = {"revision": target.revision, "url": "http://10.0.0.9:82"}
+    edited = {"revision": target.revision, "url": "http://10.0.0.9:82", "weight": 100}
     panel.post(f"/targets/{target.pk}/edit", edited)
     target.refresh_from_db()
     assert (target.url, target.is_active) == ("http://10.0.0.9:82", False)

@@ -33,7 +33,7 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
         return
     url = "filesystem://"
     if request.param == "redis":
-        url = request.getfixturevalue("redis_server").rsplit("/", 1)[0] + "/13"
+        url = request.getfixturevalue("redis_server")
     broker = Broker(url)
     yield broker
     broker.destroy()
@@ -214,7 +214,7 @@ def test_a_queue_is_taken_as_its_consumer_has_declared_it_and_higher_priorities_
 
 
 def test_higher_priorities_come_first_on_redis_too(redis_server: str) -> None:
-    broker = Broker(redis_server.rsplit("/", 1)[0] + "/13")
+    broker = Broker(redis_server)
     try:
         queue = broker.queue("priorities")
         (low,) = published(broker, queue_route(queue, priority=1), [{}])

@@ -53,7 +53,11 @@ def test_events_of_tasks_that_are_not_ours_change_nothing(task: QueuedTask, uuid
     assert states.document(task.id, "")["status"] == "published"
 
 
-@pytest.mark.parametrize("timestamp", [None, "soon", 1e300, float("nan"), time.time() + 3600])
+@pytest.mark.parametrize(
+    "timestamp",
+    [None, "soon", 1e300, float("nan"), time.time() + 3600],
+    ids=["none", "soon", "huge", "nan", "an hour later"],
+)
 def test_a_start_is_never_later_than_now_whatever_the_consumers_clock_says(task: QueuedTask, timestamp: object) -> None:
     handle({"type": "task-started", "uuid": task.id, "timestamp": timestamp})
     task.refresh_from_db()

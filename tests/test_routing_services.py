@@ -339,6 +339,54 @@ def test_a_route_that_could_not_work_is_refused_at_its_field(field: str, value: 
     assert list(_errors(raised)) == [field]
 
 
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"conditions": {"headers": [{"name": "x-a", "matches": "("}]}}, ["conditions.headers[0].matches"]),
+        ({"conditions": {"headers": [{"name": "X-Api-Key", "present": True}]}}, ["conditions.headers[0].name"]),
+        (
+            {"conditions": {"pathParameters": [{"name": "no", "equals": "a"}, {"name": "id", "matches": "["}]}},
+            ["conditions.pathParameters[0].name", "conditions.pathParameters[1].matches"],
+        ),
+        ({"rewrite": {"pattern": "(a)", "replacement": r"/\2"}}, ["rewrite.replacement"]),
+        ({"rewrite": {"pattern": "(?<=a)", "replacement": "/x"}}, ["rewrite.pattern"]),
+        ({"rewrite": {"pattern": "a", "replacement": "/x"}, "replace_prefix": "/y"}, ["rewrite"]),
+        ({"conditions": {"headers": [{"name": "x"}]}}, ["conditions.headers[0]"]),
+        (
+            {
+                "transformation": {
+                    "request": {"headers": {"set": [{"name": "x", "value": "${path.no}"}], "remove": ["Host"]}},
+                    "response": {"body": {"remove": ["a", "b["]}},
+                }
+            },
+            [
+                "transformation.request.headers.remove[0]",
+                "transformation.request.headers.set[0].value",
+                "transformation.response.body.remove[1]",
+            ],
+        ),
+        ({"transformation": {"request": {"headers": {"remove": ["x-api-key"]}}}}, ["transformation.request.headers"]),
+    ],
+)
+def test_expressions_that_could_not_work_are_refused_at_their_members(fields: dict[str, Any], wrong: list[str]) -> None:
+    with pytest.raises(ClientFault) as raised:
+        create_route(name="r", path="/api/v1/orders/{id}", service=_service(), **fields, **ANN)
+
+    assert list(_errors(raised)) == wrong
+
+
+@pytest.mark.parametrize("policy", ["transformation", "rewrite"])
+def test_only_what_goes_to_a_service_is_changed_on_its_way(policy: str) -> None:
+    queue_route = create_queue_route(name="email", task_name="email.send", queue="email", **ANN)
+    document = {"pattern": "a", "replacement": "/b"} if policy == "rewrite" else {}
+    fields: dict[str, Any] = {policy: document}
+
+    with pytest.raises(ClientFault) as raised:
+        create_route(name="r", path="/api/v1/x", queue_route=queue_route, **fields, **ANN)
+
+    assert list(_errors(raised)) == [policy]
+
+
 def test_a_route_leads_to_exactly_one() -> None:
     service = _service()
     queue_route = create_queue_route(name="email", task_name="email.send", queue="email", **ANN)
@@ -375,3 +423,65 @@ def test_a_prefix_to_strip_is_the_beginning_of_the_path_by_whole_segments(prefix
     with pytest.raises(ClientFault) as raised:
         create_route(**fields, **ANN)
     assert list(_errors(raised)) == ["strip_prefix"]
+
+
+# --- the end of versions -------------------------------------------------------------------------------------------
+@pytest.fixture
+def old_and_new() -> tuple[ServiceConfig, ServiceVersion, ServiceVersion]:
+    service = create_service(name="ends", default_url=URL, **ANN)
+    v1, v2 = (create_version(service=service, version=name, url=URL, **ANN) for name in ("v1", "v2"))
+    return service, v1, v2
+
+
+Ends = tuple[ServiceConfig, ServiceVersion, ServiceVersion]
+
+
+def test_a_version_is_deprecated_since_now_unless_a_time_is_given(old_and_new: Ends) -> None:
+    _, v1, _ = old_and_new
+    v1 = update_version(version=v1, changes={"lifecycle": "deprecated"}, **ANN)
+    since = v1.deprecated_at
+    assert since is not None
+    v1 = update_version(version=v1, changes={"deprecated_at": None, "weight": 3}, **ANN)
+    assert v1.deprecated_at == since
+
+
+def test_a_version_that_routes_pin_is_not_retired(old_and_new: Ends) -> None:
+    service, v1, _ = old_and_new
+    create_route(name="pins", path="/api/pins", service=service, version="v1", **ANN)
+    with pytest.raises(ClientFault) as fault:
+        update_version(version=v1, changes={"lifecycle": "retired"}, **ANN)
+    assert (fault.value.code, fault.value.members["routes"]) == ("conflict", ["pins"])
+
+
+def test_a_current_or_mirrored_version_is_not_retired(old_and_new: Ends) -> None:
+    service, v1, v2 = old_and_new
+    update_service(service=service, changes={"current_version": "v1", "mirroring": {"version": "v2"}}, **ANN)
+    for version in (v1, v2):
+        version.service.refresh_from_db()
+        with pytest.raises(ClientFault) as fault:
+            update_version(version=version, changes={"lifecycle": "retired"}, **ANN)
+        assert list(_errors(fault)) == ["lifecycle"]
+
+
+def test_a_retired_version_is_neither_current_nor_pinned_nor_mirrored_to(old_and_new: Ends) -> None:
+    service, v1, _ = old_and_new
+    update_version(version=v1, changes={"lifecycle": "retired"}, **ANN)
+    for changes, field in (
+        ({"current_version": "v1"}, "current_version"),
+        ({"mirroring": {"version": "v1"}}, "mirroring.version"),
+        ({"mirroring": {"version": "v9"}}, "mirroring.version"),
+    ):
+        with pytest.raises(ClientFault) as fault:
+            update_service(service=service, changes=changes, **ANN)
+        assert list(_errors(fault)) == [field]
+    with pytest.raises(ClientFault) as fault:
+        create_route(name="pins", path="/api/pins", service=service, version="v1", **ANN)
+    assert list(_errors(fault)) == ["version"]
+
+
+def test_a_version_that_requests_are_mirrored_to_is_not_deleted(old_and_new: Ends) -> None:
+    service, _, v2 = old_and_new
+    update_service(service=service, changes={"mirroring": {"version": "v2"}}, **ANN)
+    with pytest.raises(ClientFault) as fault:
+        delete_version(version=v2, **ANN)
+    assert fault.value.code == "conflict"

@@ -1,5 +1,6 @@
 """Which route takes a request (rule 2)."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,9 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.faults import ClientFault
+from core.policies import read
+from routing.conditions import compile_conditions
+from routing.policies import Conditions
 from routing.records import RouteRecord
 from routing.table import RouteTable, implicit
 from tests.test_core_path_trie import naive_rank
+from tests.test_routing_conditions import fields_of, taken
 from tests.wires import route_wire
 
 
@@ -173,7 +178,9 @@ def scanned(routes: list[RouteRecord], host: bytes, path: bytes, method: bytes) 
         for by_host in hosts:
             if rank is not None and by_host is not None:
                 literals, has_rest, kinds = rank
-                ranked.append(((by_host, literals), (-each.priority, has_rest, kinds, each.id), each))
+                conditions = each.when.count if each.when is not None else 0
+                order = (-each.priority, -conditions, has_rest, kinds, each.id)
+                ranked.append(((by_host, literals), order, each))
     if not ranked:
         return None
     most_specific = min(group for group, _, _ in ranked)
@@ -187,6 +194,22 @@ def scanned(routes: list[RouteRecord], host: bytes, path: bytes, method: bytes) 
 @given(ROUTES, REQUESTS)
 def test_matching_equals_a_scan_of_all_routes(routes: list[RouteRecord], request: tuple[bytes, bytes, bytes]) -> None:
     assert outcome(table_of(*routes), *request) == scanned(routes, *request)
+
+
+def with_conditions(each: RouteRecord, names: list[str]) -> RouteRecord:
+    document = {"headers": [{"name": name, "present": True} for name in names]}
+    return replace(each, when=compile_conditions(read(Conditions, document), {}))
+
+
+@given(ROUTES, st.data(), REQUESTS, st.sets(st.sampled_from(["a", "b"])))
+def test_matching_with_conditions_equals_a_scan_of_those_whose_conditions_hold(
+    routes: list[RouteRecord], data: st.DataObject, request: tuple[bytes, bytes, bytes], sent: set[str]
+) -> None:
+    names = {each.id: data.draw(st.sampled_from([[], ["a"], ["b"], ["a", "b"]])) for each in routes}
+    routes = [with_conditions(each, names[each.id]) for each in routes]
+    fields = fields_of(request[1].decode(), *((name, "x") for name in sent))
+    expected = scanned([each for each in routes if set(names[each.id]) <= sent], *request)
+    assert taken(routes, fields, *request) == expected
 
 
 @given(ROUTES, st.data(), REQUESTS)

@@ -206,16 +206,22 @@ def test_it_runs_on_postgresql_and_rabbitmq(start_gateway: GatewayFactory, rabbi
 
 def serve_products_after_setup(gateway: GatewayProcess, upstream: str) -> Products:
     """With the token that the start has printed."""
-    line = next(line for line in gateway.log().splitlines() if "X-Setup-Token" in line)
-    gateway.setup_token = line.rpartition(" ")[2]
+    gateway.setup_token = eventually(lambda: printed_tokens(gateway), what="the token's line")[0]
     return serve_products(gateway, upstream)
+
+
+def printed_tokens(gateway: GatewayProcess) -> list[str]:
+    """Printed once everything is ready, so a moment after it is."""
+    lines = gateway.log().split("\n")[:-1]  # whole ones
+    return [line.rpartition(" ")[2] for line in lines if "X-Setup-Token: " in line]
 
 
 def test_setup_needs_the_printed_token_where_it_is_not_embedded(start_gateway: GatewayFactory) -> None:
     gateway = start_gateway(database="postgres", SETUP_TOKEN="")
     admin = {"name": "Eve", "email": "eve@example.com"}
     assert httpx.post(f"{gateway.url}/setup", json=admin, trust_env=False).status_code in (401, 403)
-    assert gateway.log().count("X-Setup-Token: ") == 1
+    eventually(lambda: printed_tokens(gateway), what="the token's line")
+    assert len(printed_tokens(gateway)) == 1
 
 
 def test_a_gateway_that_is_set_up_prints_no_token(start_gateway: GatewayFactory) -> None:
@@ -223,7 +229,9 @@ def test_a_gateway_that_is_set_up_prints_no_token(start_gateway: GatewayFactory)
     assert first.admin_key
     first.stop()
     second = start_gateway(database=first.environment["DATABASE_URL"], var_dir=first.var_dir, SETUP_TOKEN="")
-    assert second.log().count("X-Setup-Token: ") == 0
+    eventually(lambda: "gateway on http" in second.log(), what="the line that comes before a token's")
+    second.stop()
+    assert not printed_tokens(second)
 
 
 def test_it_starts_from_the_last_good_snapshot_when_the_database_is_away(
@@ -290,6 +298,15 @@ def test_a_directory_too_deep_for_sockets_is_refused(tmp_path: Path) -> None:
     done = run(["rungateway", "--embedded"], VAR_DIR=str(deep), **ports)
     assert done.returncode == 1
     assert done.stderr == f"portcullis: VAR_DIR {deep} is too long a path for a Unix socket in it.\n"
+
+
+def test_a_certificate_that_cannot_be_read_ends_the_start(tmp_path: Path) -> None:
+    ports = {name: str(free_port()) for name in ("PORT", "TLS_PORT", "ADMIN_PORT", "METRICS_PORT")}
+    files = {"TLS_CERTIFICATE": str(tmp_path / "none.crt"), "TLS_KEY": str(tmp_path / "none.key")}
+    done = run(["rungateway", "--embedded"], VAR_DIR=str(tmp_path / "var"), **ports, **files)
+    assert done.returncode == 1
+    sentence = f"portcullis: TLS_CERTIFICATE {tmp_path}/none.crt cannot be read: No such file or directory.\n"
+    assert done.stderr == sentence
 
 
 # --- without the supervisor ----------------------------------------------------------------------------------------

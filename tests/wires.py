@@ -18,11 +18,32 @@ def service_wire(**changes: Any) -> Wire:
         "implicit": True,
         "is_active": True,
         "request_timeout_ms": None,
+        "connect_timeout_ms": None,
+        "idle_timeout_ms": None,
+        "total_timeout_ms": None,
+        "health_endpoint": "",
+        "upstream_credentials": [],
+        "circuit_resets": 0,
+        "policies": {},
+        "phase": "",
     } | changes
 
 
 def version_wire(name: str, weight: int = 0, url: str = "http://10.0.0.1:8000") -> Wire:
-    return {"name": name, "weight": weight, "url": url, "targets": []}
+    return {
+        "name": name,
+        "weight": weight,
+        "url": url,
+        "targets": [],
+        "lifecycle": "supported",
+        "deprecated_at": None,
+        "sunset_at": None,
+        "deprecation_link": "",
+    }
+
+
+def gateway_wire(**policies: Any) -> Wire:
+    return {"id": "gateway", "tenant": "default", "name": "the gateway", "policies": policies}
 
 
 def route_wire(id: str, path: str, **changes: Any) -> Wire:
@@ -46,6 +67,10 @@ def route_wire(id: str, path: str, **changes: Any) -> Wire:
         "allow_empty_segments": False,
         "retry_unsafe_methods": False,
         "pass_credentials": False,
+        "connect_timeout_ms": None,
+        "idle_timeout_ms": None,
+        "requires_key": True,
+        "policies": {},
     } | changes
 
 
@@ -58,6 +83,8 @@ def application_wire(**changes: Any) -> Wire:
         "versions": ["*"],
         "endpoint_mode": "all",
         "rate_limit": None,
+        "priority": 5,
+        "policies": {},
         "entries": [],
     } | changes
 
@@ -84,5 +111,20 @@ def key_wire(id: str, digest: bytes, **changes: Any) -> Wire:
     } | changes
 
 
+def limit_wire(id: str = "lim_1", *, name: str = "burst", tenant: str = "default", **rule: Any) -> Wire:
+    return {"id": id, "tenant": tenant, "name": name, "rule": {"limit": 100} | rule, "bundles": []}
+
+
 def queue_route_wire(**changes: Any) -> Wire:
     return {"id": "que_1", "tenant": "default", "name": "mail", "arguments": "members"} | changes
+
+
+def issuer_wire(**changes: Any) -> Wire:
+    return {
+        "id": "iss_1",
+        "tenant": "default",
+        "name": "login",
+        "issuer": "https://login.example.com",
+        "application": "app_1",
+        "rules": {"jwksUrl": "https://login.example.com/jwks"},
+    } | changes

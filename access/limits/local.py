@@ -2,67 +2,181 @@
 
 from __future__ import annotations
 
-from access.addresses import failure_bucket
-from access.limits.algorithms import gcra
-from access.records import LimitPolicy
+from collections.abc import Sequence
+from typing import NamedTuple
 
-_SECOND_NS = 1_000_000_000
+from access.addresses import failure_bucket
+from access.limits.algorithms import (
+    Log,
+    Windows,
+    fixed_window,
+    gcra,
+    leaky_bucket,
+    sliding_log,
+    sliding_window,
+)
+from access.limits.buckets import Buckets
+from access.limits.charges import SECOND_NS, Charge, LimitPolicy
+
 _MAX_BUCKETS = 250_000
+_State = int | Windows | Log
+
+
+class Look(NamedTuple):
+    """What a charge would do: nothing has been charged yet. ``wait_ns`` and ``reset_ns`` as in `charges.Verdict`;
+    ``state`` is the bucket's when it is made, where it is a value."""
+
+    allowed: bool
+    remaining: int
+    wait_ns: int
+    reset_ns: int
+    state: int | Windows | None
 
 
 class LocalLimiter:
-    """A token bucket for each subject of each policy. Buckets outlive the snapshot that their policy came with.
+    """A bucket for each subject of each policy. Buckets outlive the snapshot that their policy came with.
 
-    They live in two generations. `sweep` empties the old one in slices, dropping full buckets (they say nothing) and
-    moving the others; when it is empty, the young one takes its place. Past ``max_buckets`` in the young one the old
-    one is forgotten at once, which bounds memory whatever clients do.
+    ``now`` is in seconds, ``now_ns`` in nanoseconds, on any clock that seldom jumps; ``epoch_ns`` added to it gives the
+    time since the epoch, so that windows begin when everybody's do.
     """
 
-    __slots__ = ("_max_buckets", "_old", "_young")
+    __slots__ = ("_buckets", "_epoch_ns", "_states", "_under_way")
 
-    def __init__(self, max_buckets: int = _MAX_BUCKETS) -> None:
-        self._max_buckets = max_buckets
-        self._young: dict[tuple[str, str], int] = {}  # the time, in ns, at which the bucket is full again
-        self._old: dict[tuple[str, str], int] = {}
+    def __init__(self, max_buckets: int = _MAX_BUCKETS, epoch_ns: int = 0) -> None:
+        self._buckets: Buckets[int] = Buckets(max_buckets)  # the time, in ns, at which the bucket is full again
+        self._states: Buckets[_State] = Buckets(max_buckets)  # of all but token buckets
+        self._under_way: dict[tuple[str, str], int] = {}  # of concurrency policies
+        self._epoch_ns = epoch_ns
 
     def charge(self, policy: LimitPolicy, subject: str, now: float) -> tuple[bool, int, int]:
-        """Whether the request is admitted, how many more would be, and whole seconds (rounded up).
+        """One request on a token bucket: whether it is admitted, how many more would be, and whole seconds (rounded
+        up).
 
         The seconds last until the bucket is full when it is admitted, until the next request would be when it is
-        refused, which costs nothing. ``now`` is in seconds on any clock that seldom jumps.
+        refused, which costs nothing.
         """
         bucket = (policy.key, subject)
-        tat = self._young.get(bucket)
+        tat = self._buckets.young.get(bucket)
         if tat is None:
-            tat = self._adopt(bucket)
+            tat = self._buckets.adopt(bucket) or 0
         allowed, tat, remaining, wait_ns = gcra(tat, int(now * 1e9), policy.interval_ns, policy.span_ns)
-        self._young[bucket] = tat
-        return allowed, remaining, -(-wait_ns // _SECOND_NS)
+        self._buckets.young[bucket] = tat
+        return allowed, remaining, -(-wait_ns // SECOND_NS)
 
     def wait_s(self, policy: LimitPolicy, subject: str, now: float) -> int:
         """Whole seconds until a request would be admitted, 0 when it would be now. Charges nothing."""
-        bucket = (policy.key, subject)
-        tat = self._young.get(bucket) or self._old.get(bucket, 0)
+        tat = self._buckets.peek((policy.key, subject)) or 0
         allowed, _, _, wait_ns = gcra(tat, int(now * 1e9), policy.interval_ns, policy.span_ns)
-        return 0 if allowed else -(-wait_ns // _SECOND_NS)
+        return 0 if allowed else -(-wait_ns // SECOND_NS)
 
-    def _adopt(self, bucket: tuple[str, str]) -> int:
-        if len(self._young) >= self._max_buckets:
-            self._old, self._young = self._young, {}
-        return self._old.pop(bucket, 0)
+    # --- several charges: all are made or none ---
+    def look(self, charge: Charge, now_ns: int) -> Look:
+        """What would become of a charge of any policy but a quota."""
+        policy, bucket, cost = charge
+        if policy.is_bucket:
+            tat = self._buckets.young.get((policy.key, bucket))
+            if tat is None:
+                tat = self._buckets.peek((policy.key, bucket)) or 0
+            allowed, tat, remaining, ns = gcra(tat, now_ns, policy.interval_ns, policy.span_ns, cost)
+            return Look(allowed, remaining, 0 if allowed else ns, ns, tat)
+        algorithm = policy.algorithm
+        if algorithm == "concurrency":
+            left = policy.limit - self._under_way.get((policy.key, bucket), 0)
+            return Look(cost <= left, max(left - cost if cost <= left else left, 0), 0, 0, None)
+        now_ns += self._epoch_ns
+        state = self._states.peek((policy.key, bucket))
+        if algorithm == "leaky_bucket":
+            next_at = state if isinstance(state, int) else 0
+            turn = leaky_bucket(next_at, now_ns, policy.interval_ns, policy.longest_wait_ns, cost)
+            return Look(turn.allowed, turn.remaining, turn.wait, turn.reset, turn.next_at)
+        length = policy.window_s * SECOND_NS
+        if algorithm == "sliding_log":
+            log = state if isinstance(state, Log) else Log()
+            logged = sliding_log(log, now_ns, length, policy.limit, cost)
+            return Look(logged.allowed, logged.remaining, logged.wait, logged.reset, None)
+        count = sliding_window if algorithm == "sliding_window" else fixed_window
+        windows = state if isinstance(state, Windows) else None
+        counted = count(windows, now_ns, length, policy.limit, cost)
+        return Look(counted.allowed, counted.remaining, counted.wait, counted.reset, counted.windows)
+
+    def make(self, charge: Charge, look: Look, now_ns: int) -> None:
+        """Make a charge whose `look`, at the same moment and with nothing in between, said that it is allowed."""
+        policy, subject, cost = charge
+        bucket = (policy.key, subject)
+        algorithm = policy.algorithm
+        if policy.is_bucket and bucket in self._buckets.young:
+            assert isinstance(look.state, int)
+            self._buckets.young[bucket] = look.state
+        elif algorithm == "concurrency":
+            self._under_way[bucket] = self._under_way.get(bucket, 0) + cost
+        elif algorithm == "sliding_log":
+            log = self._states.peek(bucket)
+            if not isinstance(log, Log):
+                log = Log()
+            log.add(now_ns + self._epoch_ns, policy.window_s * SECOND_NS, cost)
+            self._states.keep(bucket, log)
+        else:
+            self.remember(charge, look)
+
+    def charge_all(self, charges: Sequence[Charge], now_ns: int) -> tuple[bool, list[Look]]:
+        """All charges are made, or none is: whether they are, and what was seen."""
+        looks = [self.look(charge, now_ns) for charge in charges]
+        for look in looks:
+            if not look.allowed:
+                self._remember_refusals(charges, looks)
+                return False, looks
+        for place, charge in enumerate(charges):
+            self.make(charge, looks[place], now_ns)
+        return True, looks
+
+    def _remember_refusals(self, charges: Sequence[Charge], looks: Sequence[Look]) -> None:
+        for charge, look in zip(charges, looks, strict=True):
+            if not look.allowed:
+                self.remember(charge, look)
+
+    def remember(self, charge: Charge, look: Look) -> None:
+        """The bucket is as it was looked at. After a refusal too: what that saw of a clock that jumped holds from now
+        on, and so does the time that it told."""
+        bucket = (charge.policy.key, charge.bucket)
+        if look.state is not None:
+            if charge.policy.is_bucket:
+                assert isinstance(look.state, int)
+                self._buckets.keep(bucket, look.state)
+            else:
+                self._states.keep(bucket, look.state)
+
+    def give_back(self, charge: Charge) -> None:
+        """Undo a charge that was made: its request was then refused by another limit, or, of a concurrency policy, it
+        has ended. A leaky bucket's turn is lost."""
+        policy, subject, cost = charge
+        bucket = (policy.key, subject)
+        algorithm = policy.algorithm
+        if algorithm == "concurrency":
+            left = self._under_way.get(bucket, 0) - cost
+            if left > 0:
+                self._under_way[bucket] = left
+            else:
+                self._under_way.pop(bucket, None)
+        elif policy.is_bucket:
+            tat = self._buckets.peek(bucket)
+            if tat is not None:
+                self._buckets.keep(bucket, tat - cost * policy.interval_ns)
+        else:
+            state = self._states.peek(bucket)
+            if isinstance(state, Log):
+                state.take_back(cost)
+            elif isinstance(state, Windows):
+                self._states.keep(bucket, state._replace(current=max(state.current - cost, 0)))
 
     def sweep(self, now: float, budget: int) -> None:
-        """Look at up to ``budget`` buckets. A timer calls this often, so that no call takes long."""
+        """Look at up to ``budget`` buckets of each kind. A timer calls this often, so that no call takes long."""
         now_ns = int(now * 1e9)
-        if not self._old:
-            self._old, self._young = self._young, {}  # a new one: an emptied dict keeps the room of its best days
-        for _ in range(min(budget, len(self._old))):
-            bucket, tat = self._old.popitem()
-            if tat > now_ns:
-                self._young.setdefault(bucket, tat)
+        self._buckets.sweep(now_ns, budget)
+        if self._states:
+            self._states.sweep(now_ns + self._epoch_ns, budget)
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return len(self._buckets) + len(self._states)
 
 
 class FailureBuckets:

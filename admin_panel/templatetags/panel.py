@@ -6,24 +6,33 @@ from typing import Any
 
 from django import template
 from django.conf import settings
-from django.forms import BoundField, CheckboxInput, CheckboxSelectMultiple, RadioSelect
+from django.forms import BoundField, CheckboxInput, CheckboxSelectMultiple, RadioSelect, Widget
 from django.template.context import RequestContext
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from admin_panel.fields import ChipInput
+from admin_panel.fields import ChipInput, RowsWidget
 from admin_panel.traffic import series
 from admin_panel.wording import count_of, kind_name, label
 from core.models import ConfigChange, ConfigRow
 from keys.models import ApiKey
 from queues.models import QueuedTask
+from routing.models import Rollout
 
 register = template.Library()
 register.filter("series", series)
 _SPANS = ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (30 * 86_400, 86_400, "d"))
 _TASK_TONES = {"succeeded": "good", "failed": "bad", "started": "busy", "published": "busy", "queued": "off"}
+_ROLLOUT_TONES = {
+    "running": "busy",
+    "paused": "warn",
+    "completed": "good",
+    "rolled_back": "bad",
+    "aborted": "off",
+    "superseded": "off",
+}
 _KEY_TONES = {"active": "good", "deprecated": "warn", "suspended": "warn", "revoked": "bad", "expired": "bad"}
 
 
@@ -112,6 +121,17 @@ def task_state(task: QueuedTask) -> dict[str, str]:
 
 
 @register.filter
+def seconds_as_ms(seconds: float) -> str:
+    milliseconds = seconds * 1000
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+
+
+@register.inclusion_tag("admin_panel/includes/state.html")
+def rollout_state(rollout: Rollout) -> dict[str, str]:
+    return {"tone": _ROLLOUT_TONES[rollout.status], "text": rollout.get_status_display()}
+
+
+@register.filter
 def key_status(key: ApiKey) -> str:
     """The stored status, or ``expired``."""
     is_expired = key.expires_at is not None and key.expires_at <= timezone.now()
@@ -122,13 +142,20 @@ def key_status(key: ApiKey) -> str:
 def field(bound: BoundField) -> dict[str, Any]:
     """A field with its label, its hint and its errors, each tied to it for screen readers."""
     widget = bound.field.widget
+    shown = {"field": bound, "kind": _shape(widget), "unit": getattr(bound.field, "unit", ""), "widget": widget}
+    if isinstance(widget, RowsWidget):
+        shown |= {"lines": widget.lines(bound.value() or ()), "empty": widget.lines([{}])[0]}
+    return shown
+
+
+def _shape(widget: Widget) -> str:
     if isinstance(widget, CheckboxInput):
-        shape = "check"
-    elif isinstance(widget, CheckboxSelectMultiple | RadioSelect):
-        shape = "choices"
-    else:
-        shape = "chips" if isinstance(widget, ChipInput) else "text"
-    return {"field": bound, "kind": shape, "unit": getattr(bound.field, "unit", ""), "widget": widget}
+        return "check"
+    if isinstance(widget, CheckboxSelectMultiple | RadioSelect):
+        return "choices"
+    if isinstance(widget, RowsWidget):
+        return "rows"
+    return "chips" if isinstance(widget, ChipInput) else "text"
 
 
 @register.inclusion_tag("admin_panel/includes/sort_header.html", takes_context=True)
@@ -150,6 +177,21 @@ def milliseconds(value: int | None) -> str:
 
 
 @register.filter
+def seconds(value: float) -> str:
+    """``45 s``, ``5 min``, ``1.5 h``."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if value >= unit and value * 10 % unit == 0:
+            return f"{value / unit:g} {name}"
+    return f"{value:g} s"
+
+
+@register.filter
+def number(value: float) -> str:
+    """``1.5`` and ``1``, not ``1.50`` and ``1.0``."""
+    return f"{value:g}"
+
+
+@register.filter
 def minus(number: int, other: int) -> int:
     return number - other
 
@@ -163,3 +205,19 @@ def key_prefix() -> str:
 @register.filter
 def at(mapping: Mapping[str, Any], key: str) -> Any:
     return mapping.get(key)
+
+
+@register.filter
+def is_past(moment: datetime) -> bool:
+    return moment <= timezone.now()
+
+
+@register.filter
+def any_granted(line: Mapping[str, Any]) -> bool:
+    """Of a line of `people_forms.permission_table`."""
+    return any(action["is_there"] and action["is_granted"] for action in line["actions"])
+
+
+@register.filter
+def any_line_granted(lines: list[Mapping[str, Any]]) -> bool:
+    return any(any_granted(line) for line in lines)

@@ -1,65 +1,62 @@
-"""Sign in and out."""
+"""My account: how I sign in, where I am signed in, and my admin keys."""
 
-from django.conf import settings
-from django.contrib.auth import authenticate, login, logout
-from django.contrib.auth.models import User
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import redirect, render
-from django.utils.http import url_has_allowed_host_and_scheme
-from django.views.decorators.cache import never_cache
-from django.views.decorators.debug import sensitive_post_parameters
-from django.views.decorators.http import require_http_methods, require_POST
+from typing import Any
 
-from admin_panel import throttle
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
+from allauth.usersessions.models import UserSession
+from django.contrib import messages
+from django.http import HttpResponse
+from django.views.decorators.http import require_POST, require_safe
+
+from access.administration.factors import is_factor_required
+from admin_panel.devices import device_name
+from admin_panel.pages import PanelRequest, go_to, page
+from admin_panel.sign_in import trail
+from keys.models import ApiKey
 
 
-@never_cache
-@sensitive_post_parameters("password")
-@require_http_methods(["GET", "HEAD", "POST"])
-def sign_in(request: HttpRequest) -> HttpResponse:
-    after = _safe_next(request)
-    if request.method != "POST":
-        if request.user.is_active and request.user.is_staff:
-            return HttpResponseRedirect(after)
-        return _form(request, after)
-    username, password = request.POST.get("username", ""), request.POST.get("password", "")
-    address = throttle.client_address(request)
-    if throttle.is_held_back(address, username):
-        minutes = throttle.WINDOW_S // 60
-        error = f"Too many failed attempts. Wait up to {minutes} minutes and try again."
-        return _form(request, after, username, error, status=429)
-    user = _staff(request, username, password)
-    if user is None:
-        throttle.note_failure(address, username)
-        return _form(request, after, username, "User name and password do not match an admin account.", status=422)
-    throttle.forget_account(username)
-    login(request, user)
-    return HttpResponseRedirect(after)
+@require_safe
+def account(request: PanelRequest) -> HttpResponse:
+    factors: dict[str, list[Any]] = {"totp": [], "webauthn": [], "recovery_codes": []}
+    for row in Authenticator.objects.filter(user=request.user).order_by("created_at"):
+        factors[row.type].append(row)
+    codes = factors["recovery_codes"][0].wrap().get_unused_codes() if factors["recovery_codes"] else []
+    context = {
+        "apps": factors["totp"],
+        "passkeys": factors["webauthn"],
+        "codes_left": len(codes),
+        "has_factor": bool(factors["totp"] or factors["webauthn"]),
+        "is_factor_required": is_factor_required(request.user),
+        "sessions": [shown_session(row, request) for row in UserSession.objects.purge_and_list(request.user)],
+        "providers": SocialAccount.objects.filter(user=request.user),
+        "keys": ApiKey.objects.filter(user=request.user).exclude(status="revoked").order_by("-pk"),
+    }
+    return page(request, "admin_panel/account/account.html", context)
+
+
+def shown_session(row: UserSession, request: PanelRequest) -> dict[str, Any]:
+    is_current = row.session_key == request.session.session_key
+    return {"row": row, "device": device_name(row.user_agent), "is_current": is_current}
 
 
 @require_POST
-def sign_out(request: HttpRequest) -> HttpResponse:
-    logout(request)
-    return redirect(settings.LOGIN_URL)
+def account_session_end(request: PanelRequest, pk: int) -> HttpResponse:
+    """One other session of mine. The present one ends by signing out."""
+    found = UserSession.objects.filter(user=request.user, pk=pk).exclude(session_key=request.session.session_key)
+    _end(request, list(found))
+    return go_to("account")
 
 
-def _staff(request: HttpRequest, username: str, password: str) -> User | None:
-    if "\x00" in username or len(username) > 150:
-        return None
-    user = authenticate(request, username=username, password=password)
-    return user if isinstance(user, User) and user.is_staff else None
+@require_POST
+def account_sessions_end(request: PanelRequest) -> HttpResponse:
+    _end(request, list(UserSession.objects.filter(user=request.user).exclude(session_key=request.session.session_key)))
+    return go_to("account")
 
 
-def _form(request: HttpRequest, after: str, username: str = "", error: str = "", status: int = 200) -> HttpResponse:
-    context = {"next": after, "username": username, "error": error, "environment": settings.SERVICE_NAME}
-    response = render(request, "admin_panel/account/sign_in.html", context, status=status)
-    if status == 429:
-        response.headers["Retry-After"] = str(throttle.WINDOW_S)
-    return response
-
-
-def _safe_next(request: HttpRequest) -> str:
-    """Only an address of this panel: anything else leads home."""
-    wanted = request.POST.get("next") or request.GET.get("next") or ""
-    is_ours = url_has_allowed_host_and_scheme(wanted, {request.get_host()}, require_https=request.is_secure())
-    return wanted if is_ours and wanted.startswith("/") else "/"
+def _end(request: PanelRequest, sessions: list[UserSession]) -> None:
+    for session in sessions:
+        session.end()
+    if sessions:
+        trail.sessions_ended(request, request.user, len(sessions))
+        messages.success(request, "One session has ended." if len(sessions) == 1 else "The other sessions have ended.")

@@ -15,8 +15,10 @@ from admin_panel.listing import listing, wants_rows_only
 from admin_panel.pages import PanelRequest, fragment, go_to, not_found, page
 from admin_panel.samples import curl, example_method, example_path, first_call
 from admin_panel.saving import Signature, confirm, edit
+from admin_panel.views.policies import policies_of
 from admin_panel.wording import count_of
 from core.models import ConfigChange
+from core.permissions import may
 from queues.models import QueueRoute
 from routing.models import ServiceConfig
 
@@ -50,13 +52,14 @@ def application(request: PanelRequest, pk: str) -> HttpResponse:
         "row": row,
         "entries": entries,
         "any": ["*"],
-        "keys": row.keys.order_by("-id"),
+        "keys": row.keys.order_by("-id") if may(request, "admin:keys:read") else [],
         "services": ServiceConfig.objects.filter(name__in=named),
         "queue_routes": QueueRoute.objects.filter(name__in=named),
         "sample": _sample(request, row, entries),
         "recent": ConfigChange.objects.filter(object_id__in=parts).select_related("revision").order_by("-pk")[:_RECENT],
     }
     context["unknown"] = _unknown(named, context)
+    context["policies"] = policies_of(row)
     return page(request, "admin_panel/applications/detail.html", context)
 
 

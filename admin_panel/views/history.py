@@ -10,19 +10,33 @@ from admin_panel.pages import PanelRequest, fragment, not_found, page
 from admin_panel.status import live_nodes
 from admin_panel.wording import kind_name
 from core.models import ConfigChange, ConfigRevision
+from core.tenants import of_tenant
 
-_KINDS = ("service", "version", "target", "route", "queue_route", "application", "whitelist_entry", "api_key")
+_KINDS = (
+    "gateway",
+    "service",
+    "version",
+    "target",
+    "rollout",
+    "route",
+    "queue_route",
+    "application",
+    "whitelist_entry",
+    "api_key",
+    "admin",
+    "role",
+)
 
 
 @require_safe
 def history(request: PanelRequest) -> HttpResponse:
     chosen = {name: request.GET.get(name, "").replace("\x00", "").strip()[:200] for name in ("q", "kind", "object")}
-    changes = ConfigChange.objects.all()
+    changes = of_tenant(ConfigChange.objects.all(), "revision__tenant")
     if chosen["kind"] in _KINDS:
         changes = changes.filter(kind=chosen["kind"])
     if chosen["object"]:
         changes = changes.filter(object_id=chosen["object"])
-    rows = ConfigRevision.objects.all()
+    rows = of_tenant(ConfigRevision.objects.all())
     if chosen["q"]:
         named = changes.filter(object_name__icontains=chosen["q"]).values("revision_id")
         text = Q(actor_name__icontains=chosen["q"]) | Q(reason__icontains=chosen["q"]) | Q(pk__in=named)
@@ -42,11 +56,11 @@ def history(request: PanelRequest) -> HttpResponse:
 
 @require_safe
 def revision(request: PanelRequest, number: int) -> HttpResponse:
-    row = ConfigRevision.objects.filter(pk=number).first()
+    row = of_tenant(ConfigRevision.objects.filter(pk=number)).first()
     if row is None:
         return not_found(request, "revision")
     nodes = live_nodes()
-    neighbours = ConfigRevision.objects.values_list("number", flat=True)
+    neighbours = of_tenant(ConfigRevision.objects.all()).values_list("number", flat=True)
     context = {
         "row": row,
         "changes": object_changes(row.changes.all()),
@@ -59,5 +73,6 @@ def revision(request: PanelRequest, number: int) -> HttpResponse:
 
 
 def _object_name(object_id: str) -> str:
-    change = ConfigChange.objects.filter(object_id=object_id).order_by("-pk").first() if object_id else None
+    changes = of_tenant(ConfigChange.objects.filter(object_id=object_id), "revision__tenant")
+    change = changes.order_by("-pk").first() if object_id else None
     return f"{kind_name(change.kind)} {change.object_name}" if change else ""

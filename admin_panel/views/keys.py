@@ -1,6 +1,8 @@
 """API keys: whose they are, making them with the key shown once, and stopping them."""
 
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -11,20 +13,36 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_safe
 
+from access.policies import Restrictions
 from admin_panel.forms import KeyForm
 from admin_panel.listing import listing, wants_rows_only
 from admin_panel.pages import PanelRequest, fragment, go_to, not_found, page
+from admin_panel.policies import summary
 from admin_panel.samples import Call, curl, first_call
-from admin_panel.saving import Signature, announce, confirm, signature
+from admin_panel.saving import Signature, announce, confirm, edit, signature
+from admin_panel.subject_forms import KeyEditForm
 from core.faults import ClientFault, PolicyDenied
 from core.models import ConfigChange
+from core.permissions import may
 from keys import services as use_cases
+from keys.making import IssuedKey
 from keys.models import ApiKey
+from keys.rotation import rotate_key
 
-_FORM = "admin_panel/keys/form.html"
+_FORM, _EDIT = "admin_panel/keys/form.html", "admin_panel/keys/edit.html"
 _LOOKUP_LENGTH = 10
 _RECENT = 6
-_FILTERS = (("", "All"), ("live", "Live"), ("suspended", "Suspended"), ("ended", "Ended"))
+_FILTERS = (
+    ("", "All"),
+    ("live", "Live"),
+    ("expiring", "Expiring"),
+    ("deprecated", "Rotated"),
+    ("suspended", "Suspended"),
+    ("ended", "Ended"),
+)
+_SOON = timedelta(days=30)
+_MOST_CALLERS = 50
+_TRANSITIONS = ((0, "now"), (1, "in a day"), (7, "in 7 days"), (30, "in 30 days"), (90, "in 90 days"))
 
 
 @require_safe
@@ -34,6 +52,8 @@ def keys(request: PanelRequest) -> HttpResponse:
     live = Q(status__in=("active", "deprecated"))
     states = {
         "live": live & ~expired,
+        "expiring": live & ~expired & Q(expires_at__lte=now + _SOON),
+        "deprecated": Q(status="deprecated") & ~expired,
         "suspended": Q(status="suspended"),
         "ended": Q(status="revoked") | (live & expired),
     }
@@ -52,7 +72,58 @@ def key(request: PanelRequest, pk: str) -> HttpResponse:
     if row is None:
         return not_found(request, "API key")
     recent = ConfigChange.objects.filter(kind=ApiKey.kind, object_id=pk).select_related("revision").order_by("-pk")
-    return page(request, "admin_panel/keys/detail.html", {"row": row, "recent": recent[:_RECENT]})
+    callers = row.callers.order_by("-last_at")
+    context = {
+        "row": row,
+        "recent": recent[:_RECENT],
+        "callers": callers[:_MOST_CALLERS],
+        "caller_count": callers.count(),
+        "successor": row.successors.order_by("-pk").first(),
+        "restrictions": summary(Restrictions, row.restrictions),
+    }
+    return page(request, "admin_panel/keys/detail.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def key_edit(request: PanelRequest, pk: str) -> HttpResponse:
+    row = _key(pk)
+    if row is None:
+        return not_found(request, "API key")
+
+    def save(changes: dict[str, Any], began: int | None, signed: Signature) -> ApiKey:
+        own = request.caller.permissions
+        return use_cases.update_key(key=row, changes=changes, if_revision=began, own_scopes=own, **signed)
+
+    context = {"title": row.name, "back": reverse("panel:key", args=[pk]), "action": request.path}
+    return edit(request, KeyEditForm, _EDIT, row=row, save=save, done=lambda _: go_to("key", pk), context=context)
+
+
+@sensitive_variables("rotation")
+@require_http_methods(["GET", "HEAD", "POST"])
+def key_rotate(request: PanelRequest, pk: str) -> HttpResponse:
+    """The successor is in the one answer to this POST and nowhere else."""
+    row = _key(pk)
+    if row is None:
+        return not_found(request, "API key")
+    if not may(request, "admin:keys:create"):  # what a rotation does beside changing the old one
+        raise PolicyDenied("insufficient_scope", "This needs the permission admin:keys:create too.")
+    callers = row.callers.filter(last_at__gt=timezone.now() - timedelta(days=7))
+    context: dict[str, Any] = {"row": row, "url": request.path, "transitions": _TRANSITIONS, "callers": callers.count()}
+    if request.method != "POST":
+        return fragment(request, "admin_panel/keys/rotate.html", context)
+    chosen = request.POST.get("transition", "")
+    signed = signature(request, request.POST.get("reason", ""))
+    try:
+        days = int(chosen) if chosen.isdecimal() and len(chosen) < 6 else -1
+        rotation = rotate_key(key=row, transition_days=days, own_scopes=request.caller.permissions, **signed)
+    except (ClientFault, PolicyDenied) as fault:
+        response = fragment(request, "admin_panel/keys/rotate.html", context | {"fault": fault}, status=fault.status)
+        response.headers["HX-Retarget"] = "#dialog-slot"
+        response.headers["HX-Reswap"] = "innerHTML"
+        response.headers["HX-Push-Url"] = "false"
+        return response
+    announce(request, rotation.issued.row.revision)
+    return _shown_once(request, rotation.issued, old=rotation.old)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -84,9 +155,14 @@ def key_new(request: PanelRequest) -> HttpResponse:
         form.take(fault)
         return page(request, _FORM, {"form": form}, status=fault.status)
     announce(request, issued.row.revision)
+    return _shown_once(request, issued)
+
+
+@sensitive_variables("issued")
+def _shown_once(request: PanelRequest, issued: IssuedKey, old: ApiKey | None = None) -> HttpResponse:
     owner = issued.row.application
     call = first_call(owner.allowed_services if owner else []) or Call("/api/v1/SERVICE/")
-    context = {"row": issued.row, "key": issued.key, "warning": issued.warning}
+    context = {"row": issued.row, "key": issued.key, "warning": issued.warning, "old": old}
     context["sample"] = curl(request, call.path, call.method, key=issued.key)
     response = page(request, "admin_panel/keys/created.html", context)
     response.headers["Cache-Control"] = "no-store"
@@ -101,7 +177,8 @@ def key_suspend(request: PanelRequest, pk: str) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def key_activate(request: PanelRequest, pk: str) -> HttpResponse:
-    return _confirmed(request, pk, "activate", use_cases.activate_key)
+    own = request.caller.permissions
+    return _confirmed(request, pk, "activate", partial(use_cases.activate_key, own_scopes=own))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -13,6 +13,7 @@ from admin_panel.pages import PanelRequest, fragment, go_to, not_found, page
 from admin_panel.route_order import matching_order, overlaps
 from admin_panel.samples import curl, example_method, example_path
 from admin_panel.saving import Signature, confirm, edit
+from admin_panel.views.policies import policies_of
 from core.models import ConfigChange
 from routing import services as use_cases
 from routing.compile import compile_route
@@ -57,6 +58,7 @@ def route(request: PanelRequest, pk: str) -> HttpResponse:
     context = {
         "row": row,
         "path": path,
+        "policies": policies_of(row),
         "becomes": _becomes(row, path),
         "overlaps": overlaps(row, Route.objects.only(*_COMPARED)[:_MOST_COMPARED]),
         "sample": curl(request, path, example_method(row.methods) if not body else "POST", body=body),
@@ -105,9 +107,17 @@ def route_preview(request: PanelRequest) -> HttpResponse:
         "path": path if is_ready else "",
         "becomes": _becomes(draft, path) if is_ready and not draft.queue_route else "",
         "queue_route": draft.queue_route,
+        "calls": _calls(values.get("aggregation")) if values.get("leads_to") == "aggregate" else None,
         "overlaps": overlaps(draft, Route.objects.only(*_COMPARED)[:_MOST_COMPARED]) if is_ready else [],
     }
     return fragment(request, "admin_panel/routes/preview.html", context)
+
+
+def _calls(aggregation: Any) -> list[str]:
+    """``users /users/${path.id}`` of each call, as far as they are typed."""
+    parts = aggregation.get("parts") if isinstance(aggregation, dict) else None
+    found = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    return [f"{part.get('service', '')} {part.get('path', '')}".strip() for part in found]
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -13,11 +13,16 @@ from admin_panel.pages import PanelRequest, fragment, go_to, not_found, page
 from admin_panel.samples import call_of, curl
 from admin_panel.saving import Signature, confirm, edit, saving
 from admin_panel.traffic import answers_by_default, shares
+from admin_panel.views.policies import policies_of
+from admin_panel.views.rollouts import callers_of, latest_rollout
+from admin_panel.views.running import targets_of
 from core.faults import ClientFault
 from core.models import ConfigChange
+from core.permissions import may
 from core.revisions import locked
 from routing import services as use_cases
-from routing.models import Route, ServiceConfig, ServiceTarget, ServiceVersion
+from routing.models import Rollout, Route, ServiceConfig, ServiceTarget, ServiceVersion
+from routing.target_report import health_of
 
 _STATES = {"active": Q(is_active=True), "inactive": Q(is_active=False)}
 _SORTS = {"name": "name", "changed": "updated_at", "routes": "route_count"}
@@ -30,7 +35,14 @@ def services(request: PanelRequest) -> HttpResponse:
     rows = ServiceConfig.objects.prefetch_related("versions").annotate(route_count=Count("routes"))
     found = listing(request, rows, search=("name", "description"), states=_STATES, sorts=_SORTS)
     lines = [(row, shares(row.versions.all()), answers_by_default(row, row.versions.all())) for row in found.page]
-    context = {"listing": found, "lines": lines}
+    ids = [row.pk for row, *_ in lines]
+    rollouts = Rollout.objects.filter(service__in=ids, status__in=Rollout.OPEN)
+    context = {
+        "listing": found,
+        "lines": lines,
+        "health": health_of(ids),
+        "rollouts": {rollout.service_id: rollout for rollout in rollouts},
+    }
     if wants_rows_only(request):
         return fragment(request, "admin_panel/services/rows.html", context)
     return page(request, "admin_panel/services/list.html", context)
@@ -146,10 +158,15 @@ def _detail(request: PanelRequest, row: ServiceConfig) -> dict[str, object]:
         "versions": [(version, falls.get(version.version)) for version in versions],
         "active": [(version, falls.get(version.version)) for version in versions if version.is_active],
         "shares": list(falls.values()),
+        "slider_top": max((100, *(version.weight for version in versions if version.is_active))),
         "total_weight": sum(share.weight for share in falls.values()),
         "by_default": answers_by_default(row, versions),
         "routes": routes,
-        "users": _applications_naming(row.name),
+        "policies": policies_of(row),
+        "rollout": latest_rollout(row),
+        "callers": callers_of(versions) if may(request, "admin:applications:read") else [],
+        **targets_of(row),
+        "users": _applications_naming(row.name) if may(request, "admin:applications:read") else [],
         "sample": curl(request, call.path, call.method) if call else "",
         "recent": ConfigChange.objects.filter(object_id__in=parts).select_related("revision").order_by("-pk")[:_RECENT],
     }

@@ -3,23 +3,34 @@
 from typing import Any
 
 from django.db import InterfaceError, OperationalError
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_safe
 
-from access.models import Application
+from access.models import Application, PolicyBundle, RateLimit
 from admin_panel.pages import PanelRequest, fragment
 from admin_panel.status import ConfigStatus, acknowledgement, config_status
+from core.models import ConfigRow
+from core.permissions import may
+from core.tenants import TenantManager
 from queues.models import QueueRoute
 from routing.models import ServiceConfig
 
 SUGGESTIONS = 12
-_NAMED: dict[str, tuple[QuerySet[Any], ...]] = {
-    "services": (ServiceConfig.objects.all(),),
-    "queue-routes": (QueueRoute.objects.all(),),
-    "destinations": (ServiceConfig.objects.all(), QueueRoute.objects.all()),
-    "applications": (Application.objects.all(),),
+_NAMED: dict[str, tuple[type[ConfigRow], ...]] = {
+    "services": (ServiceConfig,),
+    "queue-routes": (QueueRoute,),
+    "destinations": (ServiceConfig, QueueRoute),
+    "applications": (Application,),
+    "bundles": (PolicyBundle,),
+    "limits": (RateLimit,),
+}
+_READERS = {
+    ServiceConfig: "admin:services:read",
+    QueueRoute: "admin:routes:read",
+    Application: "admin:applications:read",
+    PolicyBundle: "admin:bundles:read",
+    RateLimit: "admin:limits:read",
 }
 _AWAY = ConfigStatus(0, "bad", "database away", "The database does not answer. Traffic goes on; changes must wait.")
 _SIGNED_OUT = ConfigStatus(0, "off", "signed out", "Your session has ended. Reload the page to sign in.")
@@ -48,10 +59,13 @@ def acknowledged(request: PanelRequest, number: int) -> HttpResponse:
 
 @require_safe
 def suggestions(request: PanelRequest, kind: str) -> JsonResponse:
-    """Names that contain ``?q=``, those that begin with it first."""
+    """Names that contain ``?q=`` and that the caller may see, those that begin with it first."""
     text = request.GET.get("q", "").replace("\x00", "").strip()[:100]
     names: list[str] = []
-    for rows in _NAMED.get(kind, ()):
+    for model in _NAMED.get(kind, ()):
+        if not may(request, _READERS[model]):
+            continue
+        rows: TenantManager[Any] = model.objects
         names += rows.filter(name__icontains=text).order_by("name").values_list("name", flat=True)[:SUGGESTIONS]
     names.sort(key=lambda name: (not name.startswith(text), name))
     return JsonResponse({"names": names[:SUGGESTIONS]})

@@ -7,10 +7,12 @@ from django.urls import reverse
 from django.views.decorators.http import require_safe
 
 from access.models import Application
-from admin_panel.pages import PanelRequest, page
+from admin_panel.pages import PanelRequest, may_open, page
 from admin_panel.samples import curl, first_call
 from admin_panel.status import live_nodes
 from core.models import ConfigRevision
+from core.permissions import may
+from core.tenants import of_tenant
 from keys.models import ApiKey
 from queues.models import QueueRoute
 from routing.models import Route, ServiceConfig, ServiceVersion
@@ -34,13 +36,17 @@ class Step:
 @require_safe
 def start(request: PanelRequest) -> HttpResponse:
     steps = _steps()
+    may_configure = all(may(request, f"admin:{resource}:create") for resource in ("services", "applications", "keys"))
+    sees_history, sees_nodes = may(request, "admin:revisions:read"), may(request, "admin:nodes:read")
     context = {
         "steps": steps,
-        "is_ready": all(step.state == "done" for step in steps),
-        "sample": _sample(request),
-        "tiles": _tiles(),
-        "latest": ConfigRevision.objects.prefetch_related("changes")[:LATEST],
-        "nodes": live_nodes(),
+        "is_ready": not may_configure or all(step.state == "done" for step in steps),
+        "sample": _sample(request) if may(request, "admin:services:read") else "",
+        "tiles": [tile for tile in _tiles() if may_open(request, tile[2])],
+        "sees_history": sees_history,
+        "latest": of_tenant(ConfigRevision.objects.prefetch_related("changes"))[:LATEST] if sees_history else [],
+        "sees_nodes": sees_nodes,
+        "nodes": live_nodes() if sees_nodes else [],
     }
     return page(request, "admin_panel/start.html", context)
 

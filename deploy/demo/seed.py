@@ -12,7 +12,9 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 
-from access.models import Application
+from access.administration.users import ensure_account
+from access.end_users.accounts import create_user, reset_password
+from access.models import Application, EndUser
 from access.services import create_application, create_entry
 from core.revisions import Actor, revision
 from keys.models import ApiKey
@@ -24,6 +26,7 @@ from routing.models import Route, ServiceConfig, ServiceVersion
 from routing.services import create_route, create_service, create_version, update_service, update_version
 
 ADMIN_USER = "admin"
+END_USER = "ada@example.com"
 APPLICATION = "storefront"
 PIPELINE_WEIGHTS = {"v1": 80, "v2": 20}
 QUEUES = ("email", "sms", "analytics", "reports")
@@ -37,6 +40,7 @@ class Credentials:
     admin_password: str
     admin_key: str
     client_key: str
+    end_user_password: str
 
 
 def seed(urls: Mapping[str, str], former: Credentials | None) -> Credentials:
@@ -51,7 +55,7 @@ def seed(urls: Mapping[str, str], former: Credentials | None) -> Credentials:
             _routes()
         _follow(urls)
         application = _application()
-    return Credentials(*_admin(former), _client_key(application, former))
+    return Credentials(*_admin(former), _client_key(application, former), _end_user(former))
 
 
 def _follow(urls: Mapping[str, str]) -> None:
@@ -158,12 +162,26 @@ def _admin(former: Credentials | None) -> tuple[str, str]:
     if user is None:
         user = users.create_superuser(ADMIN_USER, "admin@example.com", password)
         mark_set_up()
+        ensure_account(**_BY, user=user)
     elif former is None:  # nobody knows the old one any more
         user.set_password(password)
         user.save(update_fields=["password"])
     if former is not None and find_live_key(former.admin_key, admin=True) is not None:
         return password, former.admin_key
     return password, create_admin_key(**_BY, user=user, name="Demo admin key").key
+
+
+def _end_user(former: Credentials | None) -> str:
+    """The password of the demo's end user, a passenger."""
+    user = EndUser.objects.filter(username=END_USER).first()
+    if user is not None and former is not None and former.end_user_password:
+        return former.end_user_password
+    password = secrets.token_urlsafe(12)
+    if user is None:
+        create_user(**_BY, username=END_USER, name="Ada", role="passenger", password=password)
+    else:  # nobody knows the old one any more
+        reset_password(**_BY, user=user, password=password, must_change=False)
+    return password
 
 
 def _client_key(application: Application, former: Credentials | None) -> str:

@@ -65,11 +65,12 @@ class TaskCalls:
         return {"task_id": task.id}
 
     async def task(self, params: Params) -> Params:
-        """``{"id", "application"}`` → `queues.states.document`.
+        """``{"id", "application", "user"}`` → `queues.states.document`.
 
         Raises GatewayFault: ``not_found``, ``dependency_unavailable``.
         """
-        return await _in_thread(self._reader, lambda: states.document(params["id"], params.get("application") or ""))
+        task_id, application, user = params["id"], params.get("application") or "", params.get("user") or ""
+        return await _in_thread(self._reader, lambda: states.document(task_id, application, user))
 
     async def close(self) -> None:
         """Finish what is under way and let go of the database."""

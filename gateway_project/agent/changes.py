@@ -7,10 +7,14 @@ from typing import Any
 
 from django.db import connection, transaction
 
+from access.end_users.compile import is_end_user_application
+from access.models import RateLimit
+from access.tokens.records import OWN_ISSUER_ID
 from core.models import ConfigChange, ConfigRevision
 from core.wire import KINDS
 from gateway_project.agent.compiler import Compiled, compile_everything, compile_refs
 from gateway_project.agent.store import Position, Ref
+from routing.bundles import users_of
 from routing.models import Route, ServiceVersion
 
 _MANY_REVISIONS = 1_000  # above that reading everything is no more work
@@ -98,7 +102,15 @@ def _refs_of(kind: str, object_id: str, states: list[dict[str, Any]], service_by
     refs: set[Ref] = set()
     if kind in KINDS:
         refs.add((kind, object_id))
-    if kind in ("version", "route"):  # a route takes the place of its service's implicit route
+    if kind == "end_user_role":
+        refs.add(("limit", object_id))
+    elif kind == "signing_key" or (
+        kind == "application" and is_end_user_application(object_id, *(state["name"] for state in states))
+    ):
+        refs.add(("issuer", OWN_ISSUER_ID))
+    if kind == "bundle":
+        refs |= _refs_of_bundle(states)
+    if kind in ("version", "route", "rollout"):  # a route takes the place of its service's implicit route
         refs.update(("service", state["service_id"]) for state in states if state["service_id"])
     elif kind == "target":
         services = (service_by_version.get(state["version_id"]) for state in states)
@@ -108,6 +120,18 @@ def _refs_of(kind: str, object_id: str, states: list[dict[str, Any]], service_by
     elif kind == "service" and len({state["name"] for state in states}) > 1:  # routes name it
         routes = Route.objects.filter(service_id=object_id).values_list("pk", flat=True)
         refs.update(("route", route) for route in routes)
+    return refs
+
+
+def _refs_of_bundle(states: list[dict[str, Any]]) -> set[Ref]:
+    """What has the bundle, under its former name or the present one, and the limits that it names or named."""
+    refs: set[Ref] = set()
+    for state in states:
+        refs.update((row.kind, row.pk) for row in users_of(state["tenant_id"], state["name"]))
+    limits = {name for state in states for name in state["limits"]}
+    tenants = {state["tenant_id"] for state in states}
+    found = RateLimit.objects.filter(tenant_id__in=tenants, name__in=limits).values_list("pk", flat=True)
+    refs.update(("limit", limit) for limit in found)
     return refs
 
 

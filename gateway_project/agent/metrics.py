@@ -27,7 +27,27 @@ _HELP = {
     "api_gateway_response_size_bytes": "Bytes of answer bodies",
     "api_gateway_errors_total": "Errors that the gateway itself reported, by code and service",
     "api_gateway_rate_limit_hits_total": "Requests refused by a rate limit, by route",
+    "api_gateway_limit_refusals_total": "Requests refused by a limit, by its name",
+    "api_gateway_limit_outages_total": "Requests that limits could not count together, since Redis was away",
+    "portcullis_limits_redis_up": "Workers that reach Redis for limits",
+    "portcullis_limits_slices": "Slices of budgets that workers have taken in advance",
+    "portcullis_limits_redis_calls_total": "What workers have asked Redis for limits",
+    "portcullis_limits_redis_writes_total": "Writes in which that left, one for each turn of the event loop",
+    "portcullis_limits_redis_failures_total": "Calls without an answer: Redis was away, late, or refused them",
+    "api_gateway_limits_degraded": "Workers whose limits cannot be counted together at the moment",
+    "api_gateway_requests_awaiting_turn": "Requests that wait for their turn in a leaky bucket",
+    "api_gateway_cache_requests_total": "Requests to services that are cached, by what the cache did",
+    "api_gateway_mirrored_requests_total": "Copies of requests for another version, by what became of them",
+    "api_gateway_retries_total": "Further tries of requests, and those that the budget did not allow",
+    "api_gateway_shed_requests_total": "Requests refused by a limit that adapts, by their application's priority",
+    "api_gateway_concurrency_limit": "Requests that may be with a service at once, the limits of all workers summed",
+    "api_gateway_cache_bytes": "Bytes of stored answers in all workers",
+    "api_gateway_cache_entries": "Stored answers in all workers",
+    "api_gateway_tls_certificate_expiry_seconds": "Seconds until a certificate of TLS_PORT expires, by its name",
+    "api_gateway_tls_certificate_failures": "Certificates that could not be taken, summed over workers",
 }
+# Gauges of which the least of all workers is told, in place of the sum.
+_LEAST = frozenset(("api_gateway_tls_certificate_expiry_seconds",))
 
 
 @dataclass(slots=True)
@@ -71,7 +91,10 @@ class Totals:
                 known.count += histogram.count
         if with_gauges:
             for series, number in other.gauges.items():
-                self.gauges[series] = self.gauges.get(series, 0) + number
+                if series[0] in _LEAST:
+                    self.gauges[series] = min(self.gauges.get(series, number), number)
+                else:
+                    self.gauges[series] = self.gauges.get(series, 0) + number
 
 
 def _series(name: str, labels: dict[str, str]) -> _Series:
@@ -81,11 +104,16 @@ def _series(name: str, labels: dict[str, str]) -> _Series:
 class WorkerMetrics(Collector):
     """Totals by worker process. Those of a process that is gone stay in the sums, so that no counter goes down.
 
-    ``own_gauges`` gives the agent's own: name, help, value.
+    ``own_gauges`` gives the agent's own: name, help, value; ``own_metrics`` those that have labels.
     """
 
-    def __init__(self, own_gauges: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
+    def __init__(
+        self,
+        own_gauges: Callable[[], Iterable[tuple[str, str, float]]],
+        own_metrics: Callable[[], Iterable[Metric]] = tuple,
+    ) -> None:
         self._own_gauges = own_gauges
+        self._own_metrics = own_metrics
         self._by_pid: dict[int, Totals] = {}
         self._retired = Totals()
         self._bounds: dict[str, list[float]] = {}
@@ -121,6 +149,7 @@ class WorkerMetrics(Collector):
             metric = Metric(name, help_text, "gauge")
             metric.add_sample(name, {}, value)
             yield metric
+        yield from self._own_metrics()
 
     @staticmethod
     def _counters(sums: Totals) -> Iterator[Metric]:

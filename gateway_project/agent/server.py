@@ -12,13 +12,22 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from core.faults import GatewayFault, InternalFault
 from core.wire import FrameReader, Message, encode
 from gateway_project.agent.store import ConfigStore, Position, Problem
 
 logger = logging.getLogger("portcullis.agent")
+
+
+class News(Protocol):
+    """Runtime state beside the configuration, of which each worker is told what it does not know yet."""
+
+    def since(self, told: Any) -> tuple[Any, Message | None]:
+        """What the worker will know, and the message that tells it (None: it knows all). ``told`` is what it knows;
+        None: nothing."""
+
 
 CallHandler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -42,16 +51,18 @@ class Peer:
     applied_revision: int = 0
     problems: list[Problem] = field(default_factory=list)
     joined_at: float = 0.0
+    told: dict[News, Any] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     calls: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class AgentServer:
     """``handlers`` answer calls by name; they raise GatewayFault. ``on_message`` gets ``join``, ``ack``, ``metrics``
-    and ``used`` after the server has dealt with them."""
+    and ``used`` after the server has dealt with them. Workers are told of ``news`` beside the configuration."""
 
     def __init__(self, store: ConfigStore, path: Path, on_message: Callable[[Peer, Message], None]) -> None:
         self.handlers: dict[str, CallHandler] = {}
+        self.news: list[News] = []
         self.peers: set[Peer] = set()  # those that have joined
         self._store = store
         self._path = path
@@ -71,9 +82,16 @@ class AgentServer:
             self._path.unlink(missing_ok=True)
 
     def wake(self) -> None:
-        """The store has changed, or its ``as_of`` has: tell the workers."""
+        """The store has changed, or its ``as_of`` or some news have: tell the workers."""
         for peer in self.peers:
             peer.wake.set()
+
+    def pass_on(self, sender: Peer, message: Message) -> None:
+        """Tell the other workers what one says. One that does not read misses it."""
+        frame = encode(message)
+        for peer in self.peers:
+            if peer is not sender and peer.writer.transport.get_write_buffer_size() <= _UNREAD_LIMIT:
+                peer.writer.write(frame)
 
     def forget_applied(self) -> None:
         """Until the workers acknowledge again."""
@@ -143,6 +161,7 @@ class AgentServer:
                 peer.wake.clear()
                 if peer in self.peers and self._store.is_ready:
                     await self._bring_up_to_date(peer)
+                    self._tell_news(peer)
                     tick = {"type": "tick", "revision": self._store.position.number, "as_of": self._store.as_of}
                     peer.writer.write(encode(tick))
                     await peer.writer.drain()
@@ -160,6 +179,12 @@ class AgentServer:
                 peer.writer.write(frame)
                 await peer.writer.drain()
             peer.serial = serial
+
+    def _tell_news(self, peer: Peer) -> None:
+        for news in self.news:
+            peer.told[news], message = news.since(peer.told.get(news))
+            if message is not None:
+                peer.writer.write(encode(message))
 
     # --- calls ---
 

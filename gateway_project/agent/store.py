@@ -6,7 +6,7 @@ only one that is too far behind gets everything.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -49,15 +49,18 @@ def encoded_record(wire: Message) -> bytes:
 
 class ConfigStore:
     """``as_of`` is when (epoch seconds) the database was last seen to agree with ``position``. Not ``is_ready``:
-    there is nothing yet that a worker may run on."""
+    there is nothing yet that a worker may run on. ``lay_over`` adds to a service's record what is no configuration;
+    it may be applied to its own result."""
 
     def __init__(self) -> None:
         self.records = no_records()
         self.as_of = 0.0
         self.is_ready = False
         self.problems: dict[Ref, Problem] = {}
+        self.lay_over: Callable[[str, bytes], bytes] = lambda service_id, record: record
         self._history: deque[_Step] = deque([_Step(0, Position(), frozenset())])
         self._history_refs = 0
+        self._cut_position: Position | None = None
         self._delta: tuple[int, int, list[bytes]] | None = None  # from serial, to serial, frames
 
     @property
@@ -91,7 +94,7 @@ class ConfigStore:
             if record is None:
                 self.records[kind].pop(ref_id, None)
             else:
-                self.records[kind][ref_id] = record
+                self.records[kind][ref_id] = self.lay_over(ref_id, record) if kind == "service" else record
         for position, refs in steps:
             self._remember(position, refs)
 
@@ -100,7 +103,10 @@ class ConfigStore:
 
         A row with a problem keeps the record it had before, if any.
         """
-        serial = self.serial_of(position)
+        services = {ref_id: self.lay_over(ref_id, record) for ref_id, record in compiled["service"].items()}
+        compiled = {**compiled, "service": services}
+        # The last step there: what has changed at one position was laid over, or read from the same state before.
+        serial = next((step.serial for step in reversed(self._history) if step.position == position), None)
         newer = frozenset[Ref]() if serial is None else self._changed_since(serial)
         differing = {ref for ref in self._differing(compiled) if ref not in newer and ref not in problems}
         for kind, ref_id in differing:
@@ -115,6 +121,29 @@ class ConfigStore:
         target = position if serial is None else self.position
         if differing or target != self.position:
             self._remember(target, frozenset(differing))
+
+    def lay_over_again(self, service_ids: Iterable[str]) -> bool:
+        """What is laid over these services has changed: the same position, other records. Returns whether any
+        differs."""
+        differing = set[Ref]()
+        for service_id in service_ids:
+            record = self.records["service"].get(service_id)
+            if record is None:
+                continue
+            fresh = self.lay_over(service_id, record)
+            if fresh != record:
+                self.records["service"][service_id] = fresh
+                differing.add(("service", service_id))
+        if differing:
+            self._remember(self.position, frozenset(differing))
+        return bool(differing)
+
+    def send_again(self, service_ids: Iterable[str]) -> None:
+        """Whoever comes with the present position may have other records of these services than the store: what is laid
+        over them is no part of the position."""
+        refs = frozenset(("service", each) for each in service_ids if each in self.records["service"])
+        if refs:
+            self._remember(self.position, refs)
 
     def _differing(self, compiled: Records) -> Iterator[Ref]:
         for kind in KINDS:
@@ -138,20 +167,28 @@ class ConfigStore:
         self._history.append(_Step(self.serial + 1, position, refs))
         self._history_refs += len(refs)
         while len(self._history) > 1 and (len(self._history) > _HISTORY_STEPS or self._history_refs > _HISTORY_REFS):
-            self._history.popleft()
+            former = self._history.popleft()
             self._history_refs -= len(self._history[0].refs)  # the oldest step is where one can stand, no more
+            if former.position == self._history[0].position:
+                self._cut_position = former.position
 
     # --- what workers get ---
 
     def serial_of(self, position: Position) -> int | None:
         """The first step at which the store stood there. None: unknown, or too long ago."""
+        if position == self._cut_position:
+            return None  # its first steps are forgotten
         return next((step.serial for step in self._history if step.position == position), None)
+
+    def changed_since(self, serial: int) -> frozenset[Ref] | None:
+        """What may differ from that step; None where that is unknown, so that everything may."""
+        return self._changed_since(serial) if serial >= self._history[0].serial else None
 
     def frames_since(self, serial: int) -> list[bytes] | None:
         """One delta from that step to the present; None when only a full load helps."""
         if self._delta is not None and self._delta[:2] == (serial, self.serial):
             return self._delta[2]
-        refs = self._changed_since(serial) if serial >= self._history[0].serial else None
+        refs = self.changed_since(serial)
         if refs is None or len(refs) > _DELTA_REFS:
             return None
         frames = [encode(self._delta_message(refs))]

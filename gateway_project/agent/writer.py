@@ -1,24 +1,27 @@
-"""What the agent writes for its workers: heartbeats of nodes, and when keys were last used.
+"""What the agent writes for its workers: heartbeats of nodes, and how often keys were used, when last, and from where.
 
-Nothing waits in a queue: heartbeats are the present state, last uses one time per key. While the database is away
-the latest of both is kept and the rest forgotten.
+Nothing waits in a queue: heartbeats are the present state, uses one sum per key and address. While the database is away
+both are kept, within bounds.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.contrib.sessions.backends.db import SessionStore
-from django.db.models import Q
 from django.db.models.functions import Now
 
+from access.end_users.sessions import forget_ended
+from access.revocations import forget_revocations
+from access.signing.keys import keep_signing_keys
 from core.models import GatewayNode
 from gateway_project.agent.database import DatabaseAway, DatabaseThread
 from gateway_project.agent.store import Problem
-from keys.models import ApiKey
+from keys.uses import KeyUse, prune_callers, store_uses
 
 logger = logging.getLogger("portcullis.agent")
 
@@ -28,8 +31,8 @@ _FLUSH_S = 10.0
 _CLEAN_S = 600.0
 _FORGOTTEN = timedelta(hours=1)
 _END_OF_TIME = 253_402_300_800  # epoch seconds: the year 10000
-_USED_LIMIT = 200_000  # keys
-_CHUNK = 1_000
+_USED_LIMIT = 200_000  # keys and addresses together
+_MAX_COUNT = 2**40  # of requests in one message
 _PROBLEM_LIMIT = 100
 
 
@@ -52,19 +55,24 @@ class Writer:
         self._states = states
         self._database = DatabaseThread("writer")
         self._acknowledged = asyncio.Event()
-        self._used: dict[str, float] = {}
+        self._used: dict[tuple[str, str], KeyUse] = {}
 
     def acknowledged(self) -> None:
         """A worker has applied a revision: somebody may be waiting for that."""
         self._acknowledged.set()
 
-    def used(self, keys: dict[str, float]) -> None:
-        """Last uses, epoch seconds by key id. Raises ValueError for what is no time."""
-        for key_id, at in keys.items():
-            if not 0 <= at < _END_OF_TIME:
-                raise ValueError(f"{at} is no time of a use")
-            if key_id in self._used or len(self._used) < _USED_LIMIT:
-                self._used[key_id] = max(at, self._used.get(key_id, 0.0))
+    def used(self, rows: list[Any]) -> None:
+        """The rows of a worker's ``used`` message (`core.wire`). Raises ValueError or TypeError for what is no use."""
+        for row in rows:
+            self._add_use(_key_use(row))
+
+    def _add_use(self, use: KeyUse) -> None:
+        known = self._used.get((use.key_id, use.address))
+        if known is not None:
+            use = KeyUse(use.key_id, use.address, known.requests + use.requests, max(known.last, use.last))
+        elif len(self._used) >= _USED_LIMIT:
+            return
+        self._used[use.key_id, use.address] = use
 
     async def run(self) -> None:
         """Until cancelled; then what is known of uses and workers: those that have left are no nodes any more."""
@@ -108,8 +116,9 @@ class Writer:
 
     async def flush(self) -> None:
         used, self._used = self._used, {}
-        if used and not await self._try(_store_uses, used):
-            self.used(used)
+        if used and not await self._try(store_uses, list(used.values())):
+            for use in used.values():
+                self._add_use(use)
 
     async def _try(self, function: Callable[..., None], *args: object) -> bool:
         try:
@@ -144,24 +153,26 @@ def _remove_nodes(name: str, but: list[int]) -> None:
 
 
 def clean() -> None:
-    """Forget nodes that are long gone, and panel sessions that have ended: nobody else would."""
+    """Forget what is over: nodes that are long gone, sessions, revocations, callers, keys that signed; nobody else
+    would. And rotate the keys that sign, by age."""
     SessionStore.clear_expired()
+    forget_ended()
+    forget_revocations()
+    keep_signing_keys()
     GatewayNode.objects.filter(seen_at__lt=Now() - _FORGOTTEN).delete()
+    prune_callers()
 
 
-def _store_uses(used: dict[str, float]) -> None:
-    """By the second, so that the many keys used in the same one share a statement. Never moves a time back: other
-    hosts write too. Never touches ``revision``: a use is no change of the configuration."""
-    by_second: dict[int, list[str]] = {}
-    for key_id, at in used.items():
-        by_second.setdefault(int(at), []).append(key_id)
-    for second, ids in by_second.items():
-        moment = datetime.fromtimestamp(second, UTC)
-        older = Q(last_used_at__isnull=True) | Q(last_used_at__lt=moment)
-        for chunk in _chunks(sorted(ids)):
-            ApiKey.objects.filter(older, pk__in=chunk).update(last_used_at=moment)
+def _key_use(row: list[Any]) -> KeyUse:
+    key_id, address, requests, last = row
+    if not isinstance(last, int | float) or not 0 <= last < _END_OF_TIME:
+        raise ValueError(f"{str(last)[:40]} is no time of a use")
+    if not isinstance(requests, int) or not 0 <= requests <= _MAX_COUNT:
+        raise ValueError(f"{str(requests)[:40]} is no number of requests")
+    return KeyUse(_text(key_id, 40), _text(address, 64), requests, last)
 
 
-def _chunks(ids: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(ids), _CHUNK):
-        yield ids[start : start + _CHUNK]
+def _text(value: Any, longest: int) -> str:
+    if not isinstance(value, str) or len(value) > longest or "\x00" in value:
+        raise ValueError(f"{str(value)[:40]!r} is no name that could stand here")
+    return value

@@ -9,17 +9,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import orjson
 
 from core.context import Exchange
+from core.masking import mask_octets, masked
 
 FLUSH_BYTES = 64 * 1024
 MAX_WAITING = 8 * 1024 * 1024  # of a disk that does not keep up; beyond it lines are dropped and counted
 _MAX_PATH = 2048
 _MAX_SHARED = 4096
+_MAX_SHORT = 512  # of a path that is remembered
 _PLAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:@/%"
 _LINE = (
-    b'{"timestamp":"%b","level":"%b","request_id":"%b","trace_id":"%b","method":"%b","path":%b,"status_code":%d,'
+    b'{"timestamp":"%b","level":"%b","request_id":"%b","trace_id":"%b","protocol":"%b","method":"%b","path":%b,"status_code":%d,'
     b'"response_time_ms":%.3f,"upstream_time_ms":%b,%b,"bytes_in":%d,"bytes_out":%d,"code":%b}\n'
 )
-_SHARED = ("client", "service", "version", "route", "application", "key_id", "tenant_id", "revision")
+_SHARED = (
+    "client", "service", "version", "route", "application", "key_id", "tenant_id", "revision", "user_id", "issuer",
+)  # fmt: skip
 
 
 class AccessLog:
@@ -35,6 +39,7 @@ class AccessLog:
         self._millisecond = self._second = 0
         self._second_text = self._timestamp_text = b""
         self._shared: dict[tuple[str | int | None, ...], bytes] = {}
+        self._paths: dict[bytes, bytes] = {}
         self.dropped = 0
 
     def add(self, exchange: Exchange, duration_s: float) -> None:
@@ -47,8 +52,9 @@ class AccessLog:
             b"info" if exchange.status < 500 else b"error",
             exchange.request_id,
             exchange.trace_id,
+            exchange.protocol,
             exchange.method,
-            _quoted(exchange.raw_path),
+            self._path_of(exchange.raw_path),
             exchange.status,
             duration_s * 1000,
             b"null" if upstream_s is None else b"%.3f" % (upstream_s * 1000),
@@ -74,10 +80,21 @@ class AccessLog:
             self._timestamp_text = b"%b.%03dZ" % (self._second_text, rest)
         return self._timestamp_text
 
+    def _path_of(self, raw: bytes) -> bytes:
+        """The path as JSON, masked (`core.masking`). The same few are asked for again and again."""
+        known = self._paths.get(raw)
+        if known is None:
+            known = _quoted(mask_octets(raw))
+            if len(raw) <= _MAX_SHORT:
+                if len(self._paths) >= _MAX_SHARED:
+                    self._paths.clear()
+                self._paths[raw] = known
+        return known
+
     def _who_and_what(self, exchange: Exchange) -> bytes:
         """The members that many requests share, as JSON, remembered by what they are made of."""
         match, version = exchange.match, exchange.version
-        application, key, snapshot = exchange.application, exchange.key, exchange.snapshot
+        application, key, user, snapshot = exchange.application, exchange.key, exchange.user, exchange.snapshot
         made_of = (
             exchange.identity.client,
             None if match is None else match.destination,
@@ -87,6 +104,8 @@ class AccessLog:
             None if key is None else key.id,
             None if application is None else application.tenant_id,
             0 if snapshot is None else snapshot.revision,
+            None if user is None else user.subject,
+            None if user is None else user.issuer,
         )
         known = self._shared.get(made_of)
         if known is None:
@@ -131,8 +150,8 @@ class AccessLog:
 
 
 def _members(values: tuple[str | int | None, ...]) -> bytes:
-    members = dict(zip(_SHARED, values, strict=True)) | {"user_id": None}
-    return orjson.dumps(members)[1:-1]
+    members = dict(zip(_SHARED, values, strict=True))
+    return orjson.dumps(masked(members))[1:-1]
 
 
 def _quoted(path: bytes) -> bytes:

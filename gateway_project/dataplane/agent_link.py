@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from gateway_project.dataplane.snapshot import (
     SnapshotBuilder,
     apply_delta,
 )
-from gateway_project.dataplane.snapshot_file import SnapshotFileError, read_snapshot_file
+from gateway_project.dataplane.snapshot_file import REVOCATIONS_FILE, SnapshotFileError, read_snapshot_file
+from routing.records import RouteRecord
 
 logger = logging.getLogger("portcullis.agent_link")
 
@@ -55,6 +56,7 @@ class AgentLink:
         self.has_snapshot = False
         self.is_too_old = False  # the snapshot, for its keys to be trusted; see `look_at_age`
         self.problems: list[Problem] = []  # records of the last load or delta that did not compile here
+        self._further_problems: list[Problem] = []
         self._index = RecordIndex()
         self._as_of = 0.0  # epoch seconds up to which the snapshot is known to be the database's
         self._tick_as_of = 0.0
@@ -64,6 +66,11 @@ class AgentLink:
         self._last_call = 0
         self._task: asyncio.Task[None] | None = None
         self._releases: set[asyncio.Task[None]] = set()
+        self._handlers: dict[str, Callable[[Message], None]] = {}
+
+    def on(self, kind: str, handler: Callable[[Message], None]) -> None:
+        """Who takes the agent's messages of this type: runtime state, which is no part of the snapshot."""
+        self._handlers[kind] = handler
 
     # --- what requests ask ---
 
@@ -75,6 +82,10 @@ class AgentLink:
     def config_age_s(self, now: float) -> float:
         """For how long before ``now`` (epoch seconds) changes may be missing. Infinite without a snapshot."""
         return max(0.0, now - self._as_of) if self.has_snapshot else float("inf")
+
+    def route(self, route_id: str) -> RouteRecord | None:
+        """An explicit route of the snapshot, active or not."""
+        return self._index.routes.get(route_id)
 
     def look_at_age(self, now: float) -> None:
         """Renew ``is_too_old``: whether changes, revocations among them, may be missing for longer than MAX_CONFIG_AGE.
@@ -104,9 +115,20 @@ class AgentLink:
         """Totals since the worker started. False: not sent, the next ones will do."""
         return self._send({**metrics, "type": "metrics"})
 
-    def send_used(self, keys: Mapping[str, float]) -> bool:
-        """Last uses: epoch seconds by key id. False: not sent, the caller keeps them for the next time."""
-        return self._send({"type": "used", "keys": keys})
+    def tell_problems(self, further: list[Problem]) -> None:
+        """What keeps the configuration from working beside records that do not compile. Sent when it changes."""
+        if further != self._further_problems:
+            self._further_problems = further
+            if self.has_snapshot:
+                self._ack()
+
+    def send(self, message: Message) -> bool:
+        """A message of one of the types in `core.wire`. False: not sent, the agent is away or does not read."""
+        return self._send(message)
+
+    def send_dropped(self, places: list[list[str | None]]) -> bool:
+        """Places in the cache, for the other workers (`core.wire`)."""
+        return self._send({"type": "dropped", "places": places})
 
     def _send(self, message: Message) -> bool:
         writer = self._writer
@@ -207,6 +229,8 @@ class AgentLink:
             self._ack()
         elif kind == "reply":
             self._reply(message)
+        elif kind in self._handlers:
+            self._handlers[kind](message)
         elif await load.take(message):
             self._swap(load, message)
             self._ack()
@@ -218,7 +242,8 @@ class AgentLink:
         self.look_at_age(time.time())
 
     def _ack(self) -> None:
-        self._send({"type": "ack", "revision": self.snapshot.revision, "problems": self.problems[:100]})
+        problems = [*self.problems, *self._further_problems][:100]
+        self._send({"type": "ack", "revision": self.snapshot.revision, "problems": problems})
 
     async def _apply(self, message: Message) -> None:
         compiler = RecordCompiler(self._default_limit)
@@ -265,6 +290,7 @@ class AgentLink:
             task.add_done_callback(self._releases.discard)
 
     async def _load_file(self) -> None:
+        await self._load_revocations()
         load = _Load(self._default_limit)
         try:
             for messages in read_snapshot_file(Path(self._settings.snapshot_path)):
@@ -278,6 +304,18 @@ class AgentLink:
         else:
             age_s = self.config_age_s(time.time())
             logger.info("started from the last good snapshot: revision %d, %.0f s old", self.snapshot.revision, age_s)
+
+    async def _load_revocations(self) -> None:
+        """What the agent has kept beside the snapshot: without it none of our own tokens is taken."""
+        take = self._handlers.get("revocations")
+        try:
+            for messages in read_snapshot_file(Path(self._settings.snapshot_path).with_name(REVOCATIONS_FILE)):
+                for message in messages:
+                    if take is not None:
+                        take(message)
+                await asyncio.sleep(0)
+        except SnapshotFileError as error:
+            logger.info("no revocations to start from: %s", error)
 
 
 class _Load:

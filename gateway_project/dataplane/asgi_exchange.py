@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from core.context import BodySink, Exchange, RequestHead, Session
+from core.context import CLIENT_LEFT, BodySink, Exchange, RequestHead, Session
 from core.faults import ClientFault, GatewayFault
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ class AsgiExchange(RequestHead, Exchange):
         self.key_header = gateway.key_header
         self.max_field_bytes = gateway.settings.max_header_field_bytes
         self.method = scope["method"].encode("ascii")
+        self.protocol = b"HTTP/" + scope["http_version"].encode("ascii")
         self.raw_path = scope.get("raw_path") or scope["path"].encode("utf-8")
         self.query = scope["query_string"] or None
         self.scheme = scope.get("scheme", "http")
+        self.protocol = b"HTTP/" + scope.get("http_version", "1.1").encode("ascii")
         self.peer = scope["client"][0] if scope.get("client") else ""
         self.identity = gateway.identify(self.peer, self.scheme, b"", {})
         self.session = Session()
@@ -37,6 +39,8 @@ class AsgiExchange(RequestHead, Exchange):
         self._waiting_bytes = 0
         self._may_read = asyncio.Event()
         self._is_answered = False
+        self._is_body_over = False
+        self._replaced: bytes | None = None  # the body, once a step has taken and changed it
         self._reader: asyncio.Task[None] | None = None
         self._receive: Receive
 
@@ -92,9 +96,10 @@ class AsgiExchange(RequestHead, Exchange):
             data = message.get("body", b"")
             if data and not self._take(data):
                 return
-            if not message.get("more_body", False) and self.sink is not None and self.has_body:
+            is_end = self.has_body and not message.get("more_body", False)
+            if is_end and self.sink is not None and not self._is_body_over:
+                self._is_body_over = True  # said once; from here on only a disconnect can come
                 self.sink.body_end()
-                self.has_body = False  # said once; from here on only a disconnect can come
             await self._may_read.wait()
 
     def _take(self, data: bytes) -> bool:
@@ -110,10 +115,17 @@ class AsgiExchange(RequestHead, Exchange):
 
     def read_body(self, sink: BodySink) -> None:
         self.sink = sink
-        if self.has_body:
+        if self._replaced is not None:
+            sink.body_data(self._replaced)
+            sink.body_end()
+        elif self.has_body:
             self._may_read.set()
         else:
             sink.body_end()
+
+    def replace_body(self, body: bytes) -> None:
+        self._replaced = body
+        self.content_length = len(body)
 
     def pause_body(self) -> None:
         self._may_read.clear()
@@ -124,10 +136,12 @@ class AsgiExchange(RequestHead, Exchange):
     def _client_left(self) -> None:
         if self._is_answered:
             return
+        self.status = CLIENT_LEFT
         sink, self.sink = self.sink, None
         if sink is not None:
             sink.client_gone()
-        self.status = 499
+        if self.left is not None:
+            self.left()
         self._finish()
 
     # --- the answer ---

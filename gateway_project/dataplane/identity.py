@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from access.addresses import TrustedProxies
 from core.faults import ClientFault
 
 _HOST_OCTETS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:[]%"
 _TOKEN_OCTETS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'*+%"
+_MAX_REMEMBERED_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class Identity:
     client: str  # the address that counts
     is_proxied: bool  # read from a trusted proxy's fields: to be read anew for every request
     forwarding_lines: bytes
+    is_secure: bool = False  # came by https, as far as we can trust that
 
 
 def identify(
@@ -29,17 +32,26 @@ def identify(
     """Raises ClientFault for a Host that is none (RFC 9112 section 3.2)."""
     if host_field.translate(None, _HOST_OCTETS):
         raise ClientFault("bad_request", "The Host field holds a character that no host name has.")
-    client, proto, host = peer, scheme, host_field
-    is_proxied = proxies.trusts(peer)
-    if is_proxied:
-        hops = noted.get(b"x-forwarded-for")
-        client = proxies.client(peer, [hops] if hops is not None else [])
-        if noted.get(b"x-forwarded-proto") in (b"http", b"https"):
-            proto = noted[b"x-forwarded-proto"].decode("ascii")
-        forwarded_host = noted.get(b"x-forwarded-host", b"")
-        if forwarded_host and not forwarded_host.translate(None, _HOST_OCTETS):
-            host = forwarded_host
-    return Identity(host_field, _name(host_field), client, is_proxied, _lines(client, proto, host))
+    if not proxies.trusts(peer):
+        return Identity(host_field, _name(host_field), peer, False, _lines(peer, scheme, host_field), scheme == "https")
+    hops, proto = noted.get(b"x-forwarded-for", b""), noted.get(b"x-forwarded-proto", b"")
+    host = noted.get(b"x-forwarded-host", b"")
+    if len(host_field) + len(hops) + len(proto) + len(host) > _MAX_REMEMBERED_BYTES:
+        return _told.__wrapped__(proxies, peer, scheme, host_field, hops, proto, host)
+    return _told(proxies, peer, scheme, host_field, hops, proto, host)
+
+
+@lru_cache(maxsize=4096)
+def _told(
+    proxies: TrustedProxies, peer: str, scheme: str, host_field: bytes, hops: bytes, proto: bytes, forwarded_host: bytes
+) -> Identity:
+    """What a trusted proxy says of a client. It says so again and again, on whichever of its connections."""
+    client, host = proxies.client(peer, [hops] if hops else []), host_field
+    if proto in (b"http", b"https"):
+        scheme = proto.decode("ascii")
+    if forwarded_host and not forwarded_host.translate(None, _HOST_OCTETS):
+        host = forwarded_host
+    return Identity(host_field, _name(host_field), client, True, _lines(client, scheme, host), scheme == "https")
 
 
 def _name(host: bytes) -> bytes:

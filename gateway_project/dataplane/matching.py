@@ -8,45 +8,76 @@ new each time cost no more than finding their way.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
-from access.policy import authorize
-from access.records import ApplicationRecord, Grant
+from access.cors import CorsPolicy
+from access.limits.records import LimitIndex, Place
+from access.networks import AddressRules
+from access.policy import PublicIndex, authorize, service_not_allowed
+from access.records import ApplicationRecord, EntryRecord, Grant
+from access.tokens.identity import Identity
+from access.tokens.requirements import Requirement, all_of
 from core.context import Exchange
 from core.faults import ClientFault
 from gateway_project.dataplane.snapshot import Snapshot
 from keys.records import KeyRecord
 from queues.records import QueueRouteRecord
-from routing.forwarding import Terms
+from routing.aggregation import Aggregate
+from routing.balancing import TargetGroup
 from routing.paths import has_empty_segment
+from routing.policies import Caching
 from routing.records import RouteRecord, ServiceRecord, VersionRecord
+from routing.request_fields import RequestFields
 from routing.rewriting import upstream_target
 from routing.selection import choose_version
 from routing.table import implicit
+from routing.target_registry import TargetRegistry
+from routing.terms import Terms
 
 _MAX_REMEMBERED = 4096
 _MAX_SEEN = 4096
 _MAX_PATH = 512
-_MAX_GRANTS = 1024
+# Of applications, and of keys, with each match: for the busiest paths, which are remembered first, and for the others.
+_MAX_GRANTS, _MAX_GRANTS_LATER, _BUSIEST = 1024, 32, 128
+
+Choice = tuple[VersionRecord, TargetGroup, bytes]  # and the path to ask for
+
+
+Step = Callable[[Exchange, "Match"], bool]
+Listed = tuple[str, AddressRules]  # whose list it is, in words
 
 
 class Match:
-    """What host, method and path lead to. One of ``service`` and ``queue_route`` is set."""
+    """What host, method and path lead to. One of ``service`` and ``queue_route`` is set, or it is an
+    `AggregateMatch`."""
 
     __slots__ = (
         "_choices",
         "_grants",
+        "_most",
         "_request_paths",
+        "addresses",
         "api_version",
+        "cache_scope",
+        "caching",
         "destination",
+        "is_conditional",
+        "is_open",
+        "limits",
         "max_body_bytes",
         "method",
+        "origins",
         "path",
         "queue_route",
+        "required",
         "route",
         "service",
+        "steps",
         "template",
         "terms",
+        "transformer",
     )
 
     def __init__(
@@ -64,18 +95,39 @@ class Match:
         self.service = service
         self.queue_route = queue_route
         self.api_version = api_version  # as the path names it
+        self.is_conditional = False  # header fields or the query led here: never to be remembered
         led_to: Any = service or queue_route
-        self.destination: str = led_to.name
+        self.destination: str = led_to.name if led_to is not None else ""
         self.template: str = route.template if route is not None else led_to.template
         self.max_body_bytes: int | None = route.max_body_bytes if route is not None else None
+        self.caching: Caching | None = None
+        self.cache_scope = ""
+        if service is not None:
+            policy = route.caching if route is not None and route.caching is not None else service.caching
+            if policy is not None and policy.enabled:
+                self.caching = policy
+                self.cache_scope = service.id if route is None else f"{service.id} {route.id}"
+        # Whose lists must admit the client's address, most often nobody's; and what holds for pages of other origins,
+        # None: CORS_ORIGINS.
+        self.addresses: tuple[Listed, ...] = _lists(route, [service] if service is not None else [])
+        self.origins: CorsPolicy | None = route.origins if route is not None else None
+        if self.origins is None and service is not None:
+            self.origins = service.origins
+        self.limits: LimitIndex | None = None  # None: there are none
+        # What callers must bring, None: an API key or a token of an application; and whether nothing will do as well.
+        self.required = required_by(route, [service] if service is not None else [])
+        self.is_open = is_open(route, self.required)
         self.terms: Terms | None = None
+        self.transformer = route.transformer if route is not None else None
+        self.steps: tuple[Step, ...] | None = None  # beyond those that every request goes through
         # By application, by version and by key, once the match is remembered.
         self._grants: dict[str, Grant] | None = None
-        self._choices: dict[str, tuple[VersionRecord, bytes]] | None = None
+        self._choices: dict[str, Choice] | None = None
         self._request_paths: dict[str, bytes] | None = None
 
-    def keep(self) -> None:
-        """From now on, what follows from the match is remembered with it."""
+    def keep(self, most: int) -> None:
+        """From now on, what follows from the match is remembered with it, for so many callers."""
+        self._most = most
         self._grants = {}
         self._request_paths = {}
         self._choices = {}
@@ -85,21 +137,80 @@ class Match:
         grants = self._grants
         grant = grants.get(application.id) if grants is not None else None
         if grant is None:
-            grant = authorize(application, self.destination, self.path, self.method)
-            if grants is not None and len(grants) < _MAX_GRANTS:
+            if application.tenant_id != self.tenant_id:  # "*" never crosses tenants (rule 26)
+                raise service_not_allowed(application, self.destination)
+            grant = self._limited(self._authorize(application), application)
+            if grants is not None and len(grants) < self._most:
                 grants[application.id] = grant
         return grant
 
-    def usual_version(self, key: KeyRecord, grant: Grant, raw_path: bytes) -> tuple[VersionRecord, bytes]:
-        """The version that answers ``key`` where the request names none, and the path to ask it for: the split goes by
-        key, so it is always the same. Raises GatewayFault."""
+    def open_grant(self, grant: Grant, to: str, application: ApplicationRecord | None) -> Grant:
+        """``grant``, which the match does not know of, with the limits that hold here. ``to`` tells it from others."""
+        if self.limits is None and (self.route is None or self.route.charging is None):
+            return grant
+        grants = self._grants
+        limited = grants.get(to) if grants is not None else None
+        if limited is None:
+            limited = self._limited(grant, application)
+            if grants is not None and len(grants) < self._most:
+                grants[to] = limited
+        return limited
+
+    def _limited(self, grant: Grant, application: ApplicationRecord | None) -> Grant:
+        charging = self.route.charging if self.route is not None else None
+        cost = charging.cost if charging is not None else 1
+        if self.limits is None and cost == 1:
+            return grant
+        plan = (self.limits or LimitIndex()).plan(self._place(application), grant.limit, cost)
+        return grant if plan is None else replace(grant, plan=plan)
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose the service, the queue route or the aggregate is."""
+        led_to = self.service or self.queue_route or self.route
+        return led_to.tenant_id if led_to is not None else ""
+
+    def _place(self, application: ApplicationRecord | None) -> Place:
+        route = self.route
+        return Place(
+            tenant_id=application.tenant_id if application is not None else self.tenant_id,
+            application_id=application.id if application is not None else "",
+            application=application.name if application is not None else "",
+            services=self.destinations,
+            route=route.name if route is not None else "",
+            endpoint=self.template,
+            method=self.method,
+            path=self.path,
+            bundles=frozenset[str]().union(
+                *(each.bundles for each in (application, self.service, route) if each is not None)
+            ),
+        )
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """The names of all that it leads to."""
+        return (self.destination,)
+
+    def _authorize(self, application: ApplicationRecord) -> Grant:
+        return authorize(application, self.destination, self.path, self.method)
+
+    def public_entry(self, index: PublicIndex, method: bytes) -> tuple[ApplicationRecord, EntryRecord] | None:
+        """What lets an anonymous request pass, if anything does (rule 6)."""
+        return index.find(self.path, method, self.destination, tenant_id=self.tenant_id)
+
+    def usual_version(
+        self, caller: KeyRecord | Identity, grant: Grant, raw_path: bytes, registry: TargetRegistry
+    ) -> Choice:
+        """The version that answers ``caller`` where the request names none, its targets, and the path to ask them for:
+        the split goes by key, or by user, so it is always the same. Raises GatewayFault."""
         choices = self._choices
-        choice = choices.get(key.id) if choices is not None else None
+        choice = choices.get(caller.id) if choices is not None else None
         if choice is None:
-            version = choose_version(self.served_by(), grant.versions, None, key.point)
-            choice = version, self.request_path(version, raw_path)
-            if choices is not None and len(choices) < _MAX_GRANTS:
-                choices[key.id] = choice
+            service = self.served_by()
+            version = choose_version(service, grant.versions, None, caller.point)
+            choice = version, registry.group(service, version), self.request_path(version, raw_path)
+            if choices is not None and len(choices) < self._most:
+                choices[caller.id] = choice
         return choice
 
     def served_by(self) -> ServiceRecord:
@@ -117,12 +228,77 @@ class Match:
         return path
 
 
-def find_match(snapshot: Snapshot, host: bytes, method: bytes, path: bytes) -> Match:
-    """What the request leads to (rules 2, 3); ``path`` is canonical. Raises ClientFault."""
-    route = snapshot.routes.match(host, path, method)
+def _lists(route: RouteRecord | None, services: Iterable[ServiceRecord]) -> tuple[Listed, ...]:
+    lists = [(f"the service {service.name}", service.addresses) for service in services]
+    if route is not None:
+        lists.append((f"the route {route.name}", route.addresses))
+    return tuple((whose, rules) for whose, rules in lists if rules is not None)
+
+
+def required_by(route: RouteRecord | None, services: Iterable[ServiceRecord]) -> Requirement | None:
+    """What a route says goes before what the services do that it leads to, which all count."""
+    if route is not None:
+        if route.required is not None:
+            return route.required
+        if not route.requires_key:
+            return None
+    return all_of(service.required for service in services if service.required is not None)
+
+
+def is_open(route: RouteRecord | None, required: Requirement | None) -> bool:
+    return required.is_public if required is not None else route is not None and not route.requires_key
+
+
+class AggregateMatch(Match):
+    """Leads to several services: whoever asks must be allowed to use each of them."""
+
+    __slots__ = ("aggregate",)
+
+    def __init__(
+        self,
+        path: bytes,
+        method: bytes,
+        route: RouteRecord,
+        aggregate: Aggregate,
+        api_version: bytes,
+        services: Iterable[ServiceRecord],
+    ) -> None:
+        super().__init__(path, method, route, None, None, api_version)
+        self.aggregate = aggregate
+        self.addresses = _lists(route, services)
+        self.required = required_by(route, services)
+        self.is_open = is_open(route, self.required)
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        return tuple(self.aggregate.services)
+
+    def _authorize(self, application: ApplicationRecord) -> Grant:
+        # One path and method: the same entry decides for all of them, and its grant is the same.
+        return [authorize(application, name, self.path, self.method) for name in self.aggregate.services][-1]
+
+    def public_entry(self, index: PublicIndex, method: bytes) -> tuple[ApplicationRecord, EntryRecord] | None:
+        first, *others = self.aggregate.services
+        return index.find(self.path, method, first, others, tenant_id=self.tenant_id)
+
+
+def find_match(snapshot: Snapshot, host: bytes, method: bytes, path: bytes, fields: RequestFields | None) -> Match:
+    """What the request leads to (rules 2, 3); ``path`` is canonical. Where ``fields`` have been read, another request
+    for the same may lead elsewhere. Raises ClientFault."""
+    match = _found(snapshot, host, method, path, fields)
+    if snapshot.limits:
+        match.limits = snapshot.limits
+    return match
+
+
+def _found(snapshot: Snapshot, host: bytes, method: bytes, path: bytes, fields: RequestFields | None) -> Match:
+    route = snapshot.routes.match(host, path, method, fields)
     if has_empty_segment(path) and not (route is not None and route.allow_empty_segments):
         raise ClientFault("bad_path", "The path holds an empty segment (//).")
     named = implicit(path)
+    if route is not None and route.aggregate is not None:
+        services = [found for name in route.aggregate.services if (found := snapshot.services.get(name)) is not None]
+        return AggregateMatch(path, method, route, route.aggregate, named[0] if named is not None else b"v1", services)
     service, queue_route = None, None
     if route is not None:
         if route.queue_route is not None:
@@ -170,5 +346,5 @@ class MatchMemory:
             return
         if len(self._matches) >= _MAX_REMEMBERED:
             self._matches = {}
-        match.keep()
+        match.keep(_MAX_GRANTS if len(self._matches) < _BUSIEST else _MAX_GRANTS_LATER)
         self._matches[asked] = match

@@ -92,7 +92,7 @@ class Metrics:
     def _count_fault(self, code: str, series: Series) -> None:
         error = (code, series.service)
         self._errors[error] = self._errors.get(error, 0) + 1
-        if code == "rate_limited":
+        if code in ("rate_limited", "quota_exceeded"):
             self._limited[series.template] = self._limited.get(series.template, 0) + 1
 
     def message(self, gauges: list[tuple[str, dict[str, str], float]]) -> dict[str, Any]:

@@ -9,18 +9,21 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from core.context import Exchange
-from core.faults import ClientFault
+from core.faults import ClientFault, PolicyDenied
 from gateway_project.dataplane.socket_exchange import too_large
+from gateway_project.dataplane.tracing import REQUEST_ID_LINE
 from keys.verify import invalid_credentials
-from routing.forwarding import Terms
 from routing.records import TargetRecord
+from routing.terms import Terms
 
 if TYPE_CHECKING:
     from gateway_project.dataplane.app import Gateway
 
 _ADMIN_BODY_LIMIT = 1024 * 1024
 _CONTROL_TERMS = Terms(first_byte_s=30.0, pass_credentials=True)
-_ADMIN = (b"/admin/", b"/auth/", b"/keys/", b"/api/v1/management/")
+_ADMIN = (b"/admin/", b"/keys/", b"/api/v1/management/")
+_END_USERS = b"/auth/"
+_JWKS = b"/.well-known/jwks.json"
 _ADMIN_EXACT = frozenset((b"/keys", b"/validate", b"/setup"))
 _DOCS = (b"/static/drf_spectacular_sidecar/",)
 _DOCS_EXACT = frozenset((b"/docs", b"/docs/", b"/redoc", b"/redoc/", b"/openapi.json"))
@@ -72,6 +75,8 @@ class OwnEndpoints:
         if path == b"/metrics":
             self._pass_metrics(exchange)
             return True
+        if path.startswith(_END_USERS) and self._is_preflight(exchange):
+            return True
         if self._is_controls(path):
             self._hand_to_control(exchange)
             return True
@@ -114,9 +119,25 @@ class OwnEndpoints:
     # --- answered by others ---
     def _is_controls(self, path: bytes) -> bool:
         settings = self._gateway.settings
+        if path.startswith(_END_USERS) or path == _JWKS:  # for clients of the services, whoever may administer here
+            return True
         if path in _ADMIN_EXACT or path.startswith(_ADMIN):
             return settings.admin_api_on_gateway_port
         return settings.docs_on_gateway_port and (path in _DOCS_EXACT or path.startswith(_DOCS))
+
+    def _is_preflight(self, exchange: Exchange) -> bool:
+        """Web applications log in from other origins (rule 18). Answers it."""
+        noted, cors = exchange.noted, self._gateway.cors
+        wanted = noted.get(b"access-control-request-method")
+        if exchange.method != b"OPTIONS" or wanted is None or b"origin" not in noted or not cors.enabled:
+            return False
+        exchange.own_template = "control"
+        fields = cors.preflight(noted[b"origin"], wanted, noted.get(b"access-control-request-headers"))
+        if fields is None:
+            raise PolicyDenied("blocked", "CORS_ORIGINS does not allow this origin.")
+        lines = b"".join(b"%b: %b\r\n" % field for field in fields)
+        exchange.answer(204, exchange.answer_lines[:REQUEST_ID_LINE] + lines, b"")
+        return True
 
     def _hand_to_control(self, exchange: Exchange) -> None:
         exchange.own_template = "control"
@@ -143,7 +164,7 @@ class OwnEndpoints:
             request_target += b"?" + exchange.query
         if exchange.content_length is not None and exchange.content_length > _ADMIN_BODY_LIMIT:
             raise too_large(_ADMIN_BODY_LIMIT)
-        self._gateway.forwarder.forward(exchange, target, request_target, _CONTROL_TERMS)
+        self._gateway.forwarder.forward_to(exchange, target, request_target, _CONTROL_TERMS)
 
 
 def _is_direct(exchange: Exchange) -> bool:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from core.context import MAX_HEAD, MAX_TARGET, RequestHead, Session
+from core.context import MAX_HEAD, MAX_TARGET, Exchange, RequestHead, Session
 from core.faults import ClientFault, GatewayFault
+from core.outflow import NOTHING_KNOWN, unsent_bytes
+from gateway_project.dataplane.listening import Admitted
 from gateway_project.dataplane.socket_exchange import SocketExchange
 
 if TYPE_CHECKING:
@@ -27,15 +30,24 @@ LINGER_S = 2.0
 FLUSH_S = 30.0  # for the client to take what has been written
 NEWCOMER_S = 1.0  # for the first request of a connection that was made while the worker stopped
 MAX_WAITING = 1000  # pipelined requests: each takes memory before it is looked at
+TURN_BYTES = 8 * 1024  # of heads that are looked at in one turn of the loop
+TURN_BODY_BYTES = 64 * 1024  # of a chunked body, behind which further requests may stand
 _NEVER = float("inf")
 
 
-class ClientProtocol(RequestHead, asyncio.Protocol):
-    """One client's connection: parses requests and runs their exchanges one after another, in order."""
+class ClientProtocol(RequestHead, Admitted):
+    """One client's connection: parses requests and runs their exchanges one after another, in order.
+
+    ``handle`` takes a request whose head is whole. ``end_of_head`` ends the header section of every answer, and may
+    hold fields that all answers of the port have.
+    """
+
+    end_of_head = b"\r\n"
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         gateway: Gateway = config.loaded_app
         self.gateway = gateway
+        self.handle: Callable[[Exchange], None] = gateway.handle
         self.key_header = gateway.key_header
         self.max_field_bytes = gateway.settings.max_header_field_bytes
         self.now = gateway.now
@@ -54,12 +66,18 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         # the request being answered, and those that wait for it
         self.current: SocketExchange | None = None
         self.waiting: deque[SocketExchange] = deque()
+        # an opening handshake; nothing after it is parsed before it is answered
+        self.handshake: SocketExchange | None = None
+        self.held = b""
         self.is_paused = False
+        self.unread: bytes | memoryview = b""  # of a read that takes several turns; `_read_on` is due until it is read
+        self.has_turns = False
         self.is_write_paused = False
         self.closes = False  # after the current answer
         self.is_lingering = False
         self.flush_by = 0.0
-        self.is_resuming = False
+        self.unsent = NOTHING_KNOWN
+        self.skips_heads = False  # the next one is our own (`_resume_body`), or nobody's
         self.deadline = self.now() + HEAD_TIMEOUT_S
 
     # --- the connection ---
@@ -67,15 +85,18 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # a Transport for stream protocols
         self.connections.add(self)
         peer = transport.get_extra_info("peername")
-        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        self.peer = self.told_peer or (peer[0] if isinstance(peer, tuple) else "")
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
+            if self.gateway.read_certificate is not None:
+                self.session.certificate = self.gateway.read_certificate(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
         self.deadline = _NEVER
         current, self.current = self.current, None
         self.waiting.clear()
+        self.unread = b""
         if current is not None:
             current.client_left()
 
@@ -83,7 +104,7 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         # A client that has sent all and shut its side may still want the answer (RFC 9112 section 9.6).
         if self.current is not None and not self.is_lingering and self.incoming is None:
             self.closes = True
-            return True
+            return self.transport.can_write_eof()  # not over TLS, which knows no half of an end
         return False
 
     def shutdown(self) -> None:
@@ -92,7 +113,7 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         self.closes = True
         if self.identity is None and self.current is None:
             self.deadline = self.now() + NEWCOMER_S
-        elif self.current is None and self.head_bytes <= 0 and not self.is_lingering:
+        elif self.current is None and self.head_bytes <= 0 and not self.is_lingering and not self.unread:
             self._close()
 
     def sweep(self, now: float) -> None:
@@ -100,10 +121,8 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         client's time for taking its answers."""
         self.deadline = _NEVER
         incoming = self.incoming
-        if self.is_lingering and self.transport.get_write_buffer_size() and now < self.flush_by:
-            self.deadline = now + LINGER_S
-        elif self.is_lingering or self.is_write_paused or self.transport.is_closing():
-            self.transport.abort()
+        if self.is_lingering or self.is_write_paused or self.transport.is_closing():
+            self._await_flush(now)
         elif incoming is not None:
             incoming.body_failed(ClientFault("request_timeout", "The body did not arrive in time."))
         elif self.head_bytes > 0:
@@ -111,10 +130,28 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         else:
             self._close()
 
+    def _await_flush(self, now: float) -> None:
+        """How long it takes is the client's matter, as long as it takes something."""
+        if self.transport.get_write_buffer_size():
+            if self.is_taking():
+                self.flush_by = now + FLUSH_S
+            if now < self.flush_by:
+                self.deadline = now + LINGER_S
+                return
+        self.transport.abort()
+
+    def is_taking(self) -> bool:
+        """Whether the client has taken some of what was written since this was last asked."""
+        unsent = unsent_bytes(self.transport)
+        before, self.unsent = self.unsent, unsent
+        return unsent < before
+
     # --- bytes in ---
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         if self.is_lingering:
             return
+        if len(data) > TURN_BYTES or self.has_turns:
+            data = self._turn_of(memoryview(data))
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -128,10 +165,45 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
             return
         self._ignore_upgrades(rest)
 
+    def _turn_of(self, data: memoryview) -> memoryview:
+        """A read may hold thousands of requests that are answered at once, and everybody else would wait for all of
+        them: what is more than a turn's worth is for the next one."""
+        if self.unread:  # more has come all the same
+            self.unread = bytes(self.unread) + data
+            return data[:0]
+        most, incoming = TURN_BYTES, self.incoming
+        if incoming is not None:  # what is left of a body is no work
+            length = incoming.content_length
+            most = max(most, TURN_BODY_BYTES if length is None else length - incoming.bytes_in)
+        if len(data) > most:
+            self.unread = data[most:]
+            if not self.has_turns:
+                self.has_turns = True
+                if not self.is_paused:
+                    self.transport.pause_reading()
+                self.gateway.loop.call_soon(self._read_on)
+        return data[:most]
+
+    def _read_on(self) -> None:
+        unread, self.unread = self.unread, b""
+        if unread:
+            self.data_received(unread)
+        if self.unread:
+            self.gateway.loop.call_soon(self._read_on)
+            return
+        self.has_turns = False
+        if not self.is_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
     def _ignore_upgrades(self, rest: memoryview) -> None:
         """An upgrade that we do not follow is ignored (RFC 9110 section 7.8). ``rest`` is what came after its head: its
         body, the next request, and maybe thousands more, so this is a loop."""
         while True:
+            if self.handshake is not None:
+                self.held = bytes(rest) + self.unread
+                self.unread = b""
+                self.pause_reading()
+                return
             if self.incoming is not None:
                 self._resume_body(self.incoming)
             if not rest or self.is_lingering:
@@ -152,10 +224,25 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         """The parser stops at a request to upgrade as if its body were another protocol's. We stay with HTTP, so
         another parser reads the body, told by a head of our own how it is framed."""
         self.parser = HttpRequestParser(self)
-        self.is_resuming = True
+        self.skips_heads = True
         length = exchange.content_length
         framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
         self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+
+    def give_up(self) -> bytes:
+        """The connection goes to another protocol. Returns what has been read of that."""
+        self.connections.discard(self)
+        self.deadline = _NEVER
+        self.current = self.handshake = None
+        held, self.held = self.held, b""
+        return held
+
+    def _refused_to_switch(self) -> None:
+        """The handshake was answered otherwise: what follows it is HTTP after all."""
+        held, self.held = self.held, b""
+        self.handshake = None
+        self.resume_reading()
+        self._ignore_upgrades(memoryview(held))
 
     def _head_continues(self, size: int) -> None:
         """The head did not end with this read. Reads are counted: the parser keeps a field back until it is whole."""
@@ -191,6 +278,7 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
     def refuse_connection(self, fault: GatewayFault) -> None:
         """What arrived is no request that could be answered in its own right: say so, after the answers to the
         requests before it, and end the connection."""
+        self.handshake = None
         exchange = SocketExchange(self)
         exchange.begin_malformed(self.target)
         self.incoming = exchange
@@ -204,6 +292,7 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
 
     def _stop_parsing(self) -> None:
         self.parser = HttpRequestParser(_Nobody())
+        self.unread = b""
         self.pause_reading()
 
     # --- parser callbacks ---
@@ -215,8 +304,8 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
             raise ClientFault("uri_too_long", f"The request target is over the limit of {MAX_TARGET} bytes.")
 
     def on_headers_complete(self) -> None:
-        if self.is_resuming:
-            self.is_resuming = False
+        if self.skips_heads:
+            self.skips_heads = self.is_lingering
             return
         self.deadline = _NEVER
         self.head_bytes = -1
@@ -226,7 +315,7 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         self.incoming = exchange
         if self.current is None:
             self.current = exchange
-            self.gateway.handle(exchange)
+            self.handle(exchange)
         elif len(self.waiting) < MAX_WAITING:
             self.waiting.append(exchange)
             self.pause_reading()
@@ -256,12 +345,14 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         if not self.is_paused:
             self.is_paused = True
             self.deadline = _NEVER
-            self.transport.pause_reading()
+            if not self.has_turns:
+                self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self.is_paused:
+        if self.is_paused and self.handshake is None:
             self.is_paused = False
-            self.transport.resume_reading()
+            if not self.has_turns:
+                self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         self.is_write_paused = True
@@ -285,6 +376,8 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
             self.deadline = self.now() + FLUSH_S
             return
         self.current = None
+        if self.handshake is exchange:
+            self._handshake_done(exchange)
         if exchange.closes:
             if exchange.is_last:
                 self._close()
@@ -302,13 +395,19 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
             self.deadline = self.now() + (KEEP_ALIVE_S if self.head_bytes <= 0 else HEAD_TIMEOUT_S)
             self.resume_reading()
 
+    def _handshake_done(self, exchange: SocketExchange) -> None:
+        if exchange.closes or self.closes:
+            self.handshake = None
+        else:
+            self.gateway.loop.call_soon(self._refused_to_switch)
+
     def _run(self, exchange: SocketExchange) -> None:
         if exchange.is_answered:  # the client has gone meanwhile
             return
         if exchange.refusal is not None:
             self.gateway.refuse(exchange, exchange.refusal)
         else:
-            self.gateway.handle(exchange)
+            self.handle(exchange)
 
     def _close(self) -> None:
         """Close when the client has taken what is written, but do not wait for ever."""
@@ -319,7 +418,7 @@ class ClientProtocol(RequestHead, asyncio.Protocol):
         """Close without destroying the answer: a client that is still sending would get a reset and lose it
         (RFC 9112 section 9.6). So: end our side, read and forget for a moment, then close."""
         self.current = None
-        self.is_lingering = True
+        self.is_lingering = self.skips_heads = True  # the read that ends here may hold further requests
         self.resume_reading()
         now = self.now()
         self.deadline, self.flush_by = now + LINGER_S, now + FLUSH_S

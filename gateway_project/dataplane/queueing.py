@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from core.context import Exchange
-from core.faults import GatewayFault
+from gateway_project.dataplane.address_lists import check_application
+from gateway_project.dataplane.body_collector import collect_body
+from gateway_project.dataplane.tokens import Question
 from queues.envelope import accepted, parse_body
 
 if TYPE_CHECKING:
     from gateway_project.dataplane.app import Gateway
 
 _ACCEPT_TIMEOUT_S = 10.0
+_MAX_USER = 100  # characters that are stored
 
 
 class Queueing:
@@ -20,19 +25,19 @@ class Queueing:
 
     def accept(self, exchange: Exchange) -> None:
         """Take the request's body whole (it is bounded) and have the agent store it; answer 202 (rule 19)."""
-        collector = _Collector(self._gateway, exchange)
-        exchange.sink = collector
-        exchange.read_body(collector)
+        collect_body(self._gateway, exchange, partial(self.store, exchange))
 
     def status(self, exchange: Exchange, task_id: bytes) -> None:
         """Answer with the state of a task to its sender, and to nobody else (rule 20)."""
-        pipeline = self._gateway.pipeline
-        credential = pipeline.credential(exchange)
-        application = ""
-        if credential is not None:
-            exchange.key = pipeline.verify(exchange, credential)
-            application = exchange.key.application_id or ""
-        params = {"id": task_id.decode("ascii", "replace"), "application": application}
+        admission, again = self._gateway.admission, partial(self.status, exchange, task_id)
+        try:
+            application = admission.sender(exchange, again)
+        except Question as question:
+            raise admission.hold(exchange, question, again) from None
+        record = exchange.snapshot.applications.get(application)
+        if record is not None:
+            check_application(record, exchange.identity.client)
+        params = {"id": task_id.decode("ascii", "replace"), "application": application, "user": user_id(exchange)}
         self._gateway.spawn(exchange, self._ask(exchange, "task", params))
 
     async def _ask(self, exchange: Exchange, name: str, params: dict[str, Any]) -> None:
@@ -46,10 +51,12 @@ class Queueing:
     def store(self, exchange: Exchange, body: bytes) -> None:
         """The body is whole: validate and store it. Raises GatewayFault."""
         queue_route = exchange.match.queue_route
+        is_known = exchange.key is not None or exchange.user is not None or exchange.certificate is not None
         params = {
             "queue_route": queue_route.id,
-            "application": exchange.application.id if exchange.key is not None else "",
+            "application": exchange.application.id if is_known else "",
             "key": exchange.key.id if exchange.key is not None else "",
+            "user": user_id(exchange),
             "body": parse_body(queue_route, exchange.noted.get(b"content-type"), body),
             "request_id": exchange.request_id.decode("ascii"),
             "traceparent": exchange.trace_lines[13:68].decode("ascii"),
@@ -57,32 +64,7 @@ class Queueing:
         self._gateway.spawn(exchange, self._ask(exchange, "accept", params))
 
 
-class _Collector:
-    """Gathers a body; its size is bounded by the exchange's limit."""
-
-    __slots__ = ("_chunks", "_exchange", "_gateway")
-
-    def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
-        self._gateway = gateway
-        self._exchange = exchange
-        self._chunks: list[bytes] = []
-
-    def body_data(self, data: bytes) -> None:
-        self._chunks.append(data)
-
-    def body_end(self) -> None:
-        exchange = self._exchange
-        exchange.sink = None
-        try:
-            self._gateway.queueing.store(exchange, b"".join(self._chunks))
-        except GatewayFault as fault:
-            self._gateway.refuse(exchange, fault)
-
-    def client_gone(self) -> None:
-        self._chunks.clear()
-
-    def client_ready(self) -> None:
-        """Nothing is written while a body is gathered."""
-
-    def refuse_body(self, fault: GatewayFault) -> None:
-        self._gateway.refuse(self._exchange, fault)
+def user_id(exchange: Exchange) -> str:
+    """Whose task it is within the application, as it is stored: empty where no token came."""
+    user: str = exchange.user.user if exchange.user is not None else ""
+    return user if len(user) <= _MAX_USER else user[:30] + sha256(user.encode()).hexdigest()

@@ -11,15 +11,19 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any
 
+from access.certificates import CertificateIndex
+from access.limits.records import LimitIndex, LimitRecord
 from access.policy import PublicIndex
 from access.records import ApplicationRecord
+from access.tokens.records import IssuerRecord
 from core.shards import ShardMap
 from core.wire import KINDS
 from keys.records import KeyRecord
 from queues.records import QueueRouteRecord
-from routing.records import RouteRecord, ServiceRecord
+from routing.records import GatewayRecord, RouteRecord, ServiceRecord
 from routing.table import RouteTable
 
+NO_CERTIFICATES = CertificateIndex()
 Problem = dict[str, str]  # "kind", "id", "name", "error"
 
 
@@ -35,10 +39,14 @@ class Snapshot:
     routes: RouteTable
     queue_routes: Mapping[str, QueueRouteRecord]  # by id
     public: PublicIndex
+    gateway: GatewayRecord | None = None  # what holds for everything
+    issuers: Mapping[str, IssuerRecord] = field(default_factory=dict)  # of tokens, by the claim iss
+    limits: LimitIndex = field(default_factory=LimitIndex)
+    certificates: CertificateIndex = NO_CERTIFICATES  # of clients, whose they are
 
     @classmethod
     def empty(cls) -> Snapshot:
-        return cls(0, "", ShardMap(), {}, {}, RouteTable(), {}, PublicIndex())
+        return cls(0, "", ShardMap(), {}, {}, RouteTable(), {}, PublicIndex(), certificates=CertificateIndex())
 
 
 class DigestIndex:
@@ -66,6 +74,7 @@ class RecordIndex:
     digests: DigestIndex = field(default_factory=DigestIndex)
     names: dict[str, str] = field(default_factory=dict)  # service id → name
     routes: dict[str, RouteRecord] = field(default_factory=dict)  # by id
+    issuers: dict[str, str] = field(default_factory=dict)  # issuer id → the claim iss
 
 
 @dataclass(slots=True)
@@ -84,8 +93,11 @@ class RecordCompiler:
             "service": ServiceRecord.from_wire,
             "route": RouteRecord.from_wire,
             "queue_route": QueueRouteRecord.from_wire,
+            "gateway": GatewayRecord.from_wire,
             "application": lambda wire: ApplicationRecord.from_wire(wire, default_limit),
             "api_key": self._compile_key,
+            "issuer": IssuerRecord.from_wire,
+            "limit": LimitRecord.from_wire,
         }
         self._scopes: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.problems: list[Problem] = []
@@ -136,6 +148,9 @@ class SnapshotBuilder:
         self._services: dict[str, ServiceRecord] = {}
         self._applications: dict[str, ApplicationRecord] = {}
         self._queue_routes: dict[str, QueueRouteRecord] = {}
+        self._gateway: GatewayRecord | None = None
+        self._issuers: dict[str, IssuerRecord] = {}
+        self._limits = LimitIndex()
         self.index = RecordIndex()
 
     @property
@@ -161,8 +176,17 @@ class SnapshotBuilder:
             for application in records:
                 self._applications[application.id] = application
                 self._snapshot.public.load(application)
+                self._snapshot.certificates.load(application)
         elif kind == "queue_route":
             self._queue_routes.update((record.id, record) for record in records)
+        elif kind == "issuer":
+            for issuer in records:
+                self._issuers[issuer.issuer] = issuer
+                self.index.issuers[issuer.id] = issuer.issuer
+        elif kind == "limit":
+            self._limits = self._limits.changed(records, [])
+        elif kind == "gateway":
+            self._gateway = _changed_gateway(None, records, [])
 
     def finish(self, revision: int, token: str) -> Snapshot:
         parts = self._snapshot
@@ -175,6 +199,10 @@ class SnapshotBuilder:
             parts.routes,
             self._queue_routes,
             parts.public,
+            self._gateway,
+            self._issuers,
+            limits=self._limits,
+            certificates=parts.certificates,
         )
 
 
@@ -182,7 +210,8 @@ def apply_delta(snapshot: Snapshot, index: RecordIndex, delta: RecordDelta, revi
     """The snapshot after a change; ``index`` moves along with it. Costs as much as the change does, but for the copy
     of the dictionaries of services and applications if some of those change."""
     put, drop = delta.put, delta.drop
-    former = [snapshot.applications.get(each) for each in _touched(put["application"], drop["application"])]
+    touched = _touched(put["application"], drop["application"])
+    former = [found for each in touched if (found := snapshot.applications.get(each)) is not None]
     return Snapshot(
         revision,
         token,
@@ -191,8 +220,19 @@ def apply_delta(snapshot: Snapshot, index: RecordIndex, delta: RecordDelta, revi
         _changed_services(snapshot.services, index.names, put["service"], drop["service"]),
         _changed_routes(snapshot.routes, index.routes, put["route"], drop["route"]),
         _changed_by_id(snapshot.queue_routes, put["queue_route"], drop["queue_route"]),
-        snapshot.public.changed(put["application"], [record for record in former if record is not None]),
+        snapshot.public.changed(put["application"], former),
+        _changed_gateway(snapshot.gateway, put["gateway"], drop["gateway"]),
+        _changed_issuers(snapshot.issuers, index.issuers, put["issuer"], drop["issuer"]),
+        limits=snapshot.limits.changed(put["limit"], drop["limit"]),
+        certificates=snapshot.certificates.changed(put["application"], former),
     )
+
+
+def _changed_gateway(present: GatewayRecord | None, put: list[GatewayRecord], drop: list[str]) -> GatewayRecord | None:
+    """There is one such record, or none."""
+    if put:
+        return put[-1]
+    return None if drop else present
 
 
 def _touched(put: list[Any], drop: list[str]) -> list[str]:
@@ -224,6 +264,22 @@ def _changed_services(
     for service in put:
         changed[service.name] = service
         names[service.id] = service.name
+    return changed
+
+
+def _changed_issuers(
+    issuers: Mapping[str, IssuerRecord], claims: dict[str, str], put: list[IssuerRecord], drop: list[str]
+) -> Mapping[str, IssuerRecord]:
+    if not put and not drop:
+        return issuers
+    changed = dict(issuers)
+    for issuer_id in _touched(put, drop):
+        claim = claims.pop(issuer_id, None)
+        if claim is not None:
+            changed.pop(claim, None)
+    for issuer in put:
+        changed[issuer.issuer] = issuer
+        claims[issuer.id] = issuer.issuer
     return changed
 
 

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from core.wire import FORMAT, FrameReader, Message
 
+REVOCATIONS_FILE = "revocations.bin"  # of the same layout, with frames ``revocations``
 _MAGIC = b"PORTCULLIS"
 _LAYOUT = 1
 _HEADER = struct.pack(">10sHH", _MAGIC, _LAYOUT, FORMAT)

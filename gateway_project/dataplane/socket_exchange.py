@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from http import HTTPStatus
@@ -9,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from httptools import HttpRequestParser
 
-from core.context import BodySink, Exchange
+from core.context import CLIENT_LEFT, BodySink, Exchange
 from core.faults import ClientFault, GatewayFault
+from gateway_project.dataplane.options import METHODS
+from routing.websocket import Tunnel
+from routing.websocket_handshake import Handshake, is_for_websocket
 
 if TYPE_CHECKING:
     from gateway_project.dataplane.protocol import ClientProtocol
@@ -18,7 +22,8 @@ if TYPE_CHECKING:
 BODY_IDLE_S = 30.0
 BUFFER_LIMIT = 64 * 1024  # of a request's body while nobody takes it
 DRAIN_LIMIT = 64 * 1024  # of a body that nobody wants: read and forget, so that the connection can go on
-_REFUSED_METHODS = (b"CONNECT", b"TRACE")
+REFUSED_METHODS = (b"CONNECT", b"TRACE")
+_AUTHORITY = re.compile(rb"[^/?#@]+(?=[/?]|$)")
 
 
 def _status_line(status: int) -> bytes:
@@ -63,33 +68,56 @@ class SocketExchange(Exchange):
             version = parser.get_http_version()
             if version not in ("1.1", "1.0"):
                 raise ClientFault("bad_request", f"HTTP/{version} is not served here.")
-            self.is_http10 = version == "1.0"
+            if version == "1.0":
+                self.is_http10, self.protocol = True, b"HTTP/1.0"
             self.closes = self.is_last = self.is_http10 or not keeps_alive
+            if b"upgrade" in noted and parser.should_upgrade():
+                self._begin_upgrade(noted)
         target = connection.target
         host = noted.get(b"host")
+        if host is None:
+            if not self.is_http10:  # absolute-form is no excuse (RFC 9112 section 3.2)
+                raise ClientFault("bad_request", "The Host field is missing.")
+            host = b""
         if target[:1] != b"/":
-            target, host = _other_form(target, host)
+            self._refuse_tunnels()
+            target, host = _other_form(self.method, target, host)
         path, mark, query = target.partition(b"?")
         self.raw_path = path
         if mark:
             self.query = query
-        if host is None:
-            if not self.is_http10:
-                raise ClientFault("bad_request", "The Host field is missing.")
-            host = b""
         identity = connection.identity
         if identity is None or identity.host_field != host or identity.is_proxied:
             identity = connection.gateway.identify(connection.peer, connection.scheme, host, noted)
             connection.identity = identity
         self.identity = identity
         self.session = connection.session
-        if self.method in _REFUSED_METHODS:
-            allowed = ((b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),)
-            raise ClientFault("method_not_allowed", "The gateway does not serve this method.", headers=allowed)
+        if self.method in REFUSED_METHODS:
+            self._refuse_tunnels()
         if b"content-length" in noted or b"transfer-encoding" in noted:
             self._begin_body()
         if b"expect" in noted:
             self._expect(noted[b"expect"])
+
+    def _refuse_tunnels(self) -> None:
+        if self.method in REFUSED_METHODS:
+            allowed = ((b"allow", METHODS),)
+            raise ClientFault("method_not_allowed", "The gateway does not serve this method.", headers=allowed)
+
+    def _begin_upgrade(self, noted: dict[bytes, bytes]) -> None:
+        """A handshake keeps the parser from what follows it: that may be another protocol's. Other upgrades are
+        ignored (RFC 9110 section 7.8)."""
+        if (
+            self.method == b"GET"
+            and not self.is_http10
+            and is_for_websocket(noted[b"upgrade"])
+            and b"transfer-encoding" not in noted
+            and noted.get(b"content-length", b"0") == b"0"
+        ):
+            handshake = Handshake(noted, self.passed, self.connection.key_header)
+            if handshake.is_one:
+                self.upgrade = handshake
+                self.connection.handshake = self
 
     def begin_malformed(self, target: bytes) -> None:
         """Enough of an exchange to carry a refusal of bytes that are no request."""
@@ -174,6 +202,11 @@ class SocketExchange(Exchange):
             self.connection.deadline = self.connection.now() + BODY_IDLE_S
             self.connection.resume_reading()
 
+    def replace_body(self, body: bytes) -> None:
+        self._buffer = [body]
+        self._buffered = len(body)
+        self.content_length = len(body)
+
     def pause_body(self) -> None:
         if not self.is_body_complete:
             self.connection.pause_reading()
@@ -190,6 +223,8 @@ class SocketExchange(Exchange):
         if sink is not None:
             sink.refuse_body(fault)
         elif not self.is_answered:
+            if self.left is not None:  # whoever holds it
+                self.left()
             self.connection.gateway.refuse(self, fault)
         else:
             self.connection.linger()
@@ -199,10 +234,12 @@ class SocketExchange(Exchange):
         if self.is_answered:
             return
         self.is_answered = True
+        self.status = CLIENT_LEFT
         sink, self.sink = self.sink, None
         if sink is not None:
             sink.client_gone()
-        self.status = 499
+        if self.left is not None:
+            self.left()
         self.connection.gateway.account(self)
 
     # --- the answer ---
@@ -224,7 +261,7 @@ class SocketExchange(Exchange):
         connection = self.connection
         if not self.closes and (connection.closes or connection.gateway.is_draining):
             self.closes = not connection.waiting  # requests that have arrived whole are answered first
-        return b"connection: close\r\n\r\n" if self.closes else b"\r\n"
+        return b"connection: close\r\n" + connection.end_of_head if self.closes else connection.end_of_head
 
     def _can_drain(self) -> bool:
         """Whether the rest of the body is small enough to read and forget; a client that awaits a 100 may never
@@ -253,10 +290,27 @@ class SocketExchange(Exchange):
         connection.transport.write(data)
         return not connection.is_write_paused
 
+    def is_taking(self) -> bool:
+        return self.connection.is_write_paused and self.connection.is_taking()
+
     def end(self) -> None:
         if self.is_chunked_answer:
             self.connection.transport.write(b"0\r\n\r\n")
         self._answered()
+
+    def switch(self, lines: bytes, tunnel: Tunnel) -> bytes:
+        """Answer 101 and hand the connection over to the tunnel's client side, which gets whatever else arrives.
+        Returns what the client has sent already."""
+        connection = self.connection
+        transport, held = connection.transport, connection.give_up()
+        self.is_answered = True
+        self.status = 101
+        self.sink = None
+        del self.connection
+        connection.connections.add(tunnel)
+        transport.set_protocol(tunnel.client)
+        transport.write(b"HTTP/1.1 101 Switching Protocols\r\n" + lines + b"\r\n")
+        return held
 
     def _answered(self) -> None:
         self.is_answered = True
@@ -295,11 +349,16 @@ def too_large(limit: int) -> ClientFault:
     return ClientFault("payload_too_large", f"The body is over the limit of {limit} bytes.")
 
 
-def _other_form(target: bytes, host: bytes | None) -> tuple[bytes, bytes | None]:
-    """Absolute-form (RFC 9112 section 3.2.2): its authority replaces Host. Nothing else is served."""
-    for scheme in (b"http://", b"https://"):
-        if target[: len(scheme)].lower() == scheme:
-            authority, slash, rest = target[len(scheme) :].partition(b"/")
-            if authority and not authority.count(b"@") and not authority.count(b"?"):
-                return (slash + rest) or b"/", authority
-    raise ClientFault("bad_path", "The request target must be an absolute path.")
+def _other_form(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
+    """Absolute-form (RFC 9112 section 3.2.2): its authority replaces Host. Asterisk-form (section 3.2.4) is for OPTIONS
+    alone. Nothing else is served."""
+    if target == b"*" and method == b"OPTIONS":
+        return target, host
+    scheme, _, rest = target.partition(b"://")
+    authority = _AUTHORITY.match(rest)
+    if scheme.lower() not in (b"http", b"https") or authority is None:
+        raise ClientFault("bad_path", "The request target must be an absolute path.")
+    rest = rest[authority.end() :]
+    if not rest and method == b"OPTIONS":
+        return b"*", authority[0]
+    return rest if rest[:1] == b"/" else b"/" + rest, authority[0]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from core.outflow import NOTHING_KNOWN, unsent_bytes
+
 if TYPE_CHECKING:
     from routing.upstream.pool import Pool
 
@@ -26,7 +28,7 @@ _DROPPED = frozenset(
     b"access-control-allow-private-network".split()
 )
 # The panel's cookies know no ports: an upstream on the same host must not be able to set them (rule 15).
-PANEL_COOKIES = (b"portcullis_session=", b"portcullis_csrf=")
+PANEL_COOKIES = (b"portcullis_session=", b"portcullis_csrf=", b"portcullis_device=", b"saml-acs-session=")
 
 # What a field line says to the connection itself; a line may say several things.
 _CLOSES, _SIZED, _CHUNKED, _DATED, _NAMES, _BAD = 1, 2, 4, 8, 16, 32
@@ -67,9 +69,16 @@ def _judged(name: bytes, value: bytes, line: bytes) -> tuple[int, bytes]:
         return _SIZED, line
     if name == b"date":
         return _DATED, line
-    if name == b"set-cookie" and value.startswith(PANEL_COOKIES):
+    if name == b"set-cookie" and b"portcullis_" in value and _is_panels(value):
         return 0, b""
     return 0, line
+
+
+def _is_panels(set_cookie: bytes) -> bool:
+    """As browsers read it (RFC 6265 section 5.2): blanks around the name do not count, and a cookie without a name
+    comes back as its value alone, which may look like another one's name and value."""
+    name, _, value = set_cookie.partition(b";")[0].partition(b"=")
+    return ((name.strip() or value.partition(b"=")[0].strip()) + b"=") in PANEL_COOKIES
 
 
 class ResponseHandler(Protocol):
@@ -80,6 +89,8 @@ class ResponseHandler(Protocol):
     def response_data(self, data: bytes) -> None: ...
     def response_ended(self, connection: UpstreamConnection) -> None: ...
     def response_failed(self, connection: UpstreamConnection, *, is_garbage: bool) -> None: ...
+    def may_switch(self, lines: list[bytes]) -> bool: ...  # of a 101 with these field lines: is it what was asked for?
+    def response_switched(self, connection: UpstreamConnection, rest: bytes) -> None: ...  # the transport is theirs
     def upstream_busy(self) -> None: ...
     def upstream_ready(self) -> None: ...
 
@@ -93,19 +104,22 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set in connection_made
         self.handler: ResponseHandler | None = None
         self.idle_since = 0.0
+        self.unsent = NOTHING_KNOWN
         self.is_reused = False
         self.is_closed = False
+        self.error: Exception | None = None  # what ended it
         self._begin_response(is_head=False)
 
     def _begin_response(self, *, is_head: bool) -> None:
         self.is_head = is_head
         self.status = 0
         self.lines: list[bytes] = []  # field lines to pass on
-        self.has_date = self.is_sized = self.is_chunked = False
+        self.has_date = self.is_sized = self.is_chunked = self.is_http10 = False
         self.heard_since_sent = False
         self._head = b""  # the answer's head, as far as it has arrived
         self._chunks: list[bytes] = []
         self._closes = self._has_head = self._is_announced = self._is_whole = self._is_tainted = False
+        self._is_switched = False
 
     # --- requests out ---
     def send(self, handler: ResponseHandler, head: bytes, *, is_head: bool) -> None:
@@ -116,6 +130,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
+
+    def is_taking(self) -> bool:
+        """Of a target that holds up a request's body: has it taken some of it since this was last asked?"""
+        unsent = unsent_bytes(self.transport)
+        before, self.unsent = self.unsent, unsent
+        return unsent < before
 
     def pause_writing(self) -> None:
         if self.handler is not None:
@@ -150,6 +170,9 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
+            if self._is_switched:
+                self._switch()
+                return
             if not self._is_whole:
                 self._fail(is_garbage=True)
                 return
@@ -169,6 +192,8 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._is_announced:
             self._is_announced = True
             handler.response_started(self)
+            if self.handler is not handler:  # which has given up on this answer
+                return
         if self._chunks:
             data = b"".join(self._chunks)
             self._chunks.clear()
@@ -185,6 +210,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
+        self.error = exc
         if self.handler is not None:
             self._fail(is_garbage=False)
         else:
@@ -207,8 +233,10 @@ class UpstreamConnection(asyncio.Protocol):
             return
         status = self.status = self.parser.get_status_code()
         if status < 200:
-            if status < 100 or status == 101:
-                raise ValueError("an answer that nobody asked for")
+            if status < 100:
+                raise ValueError("no valid status code")
+            if status == 101:
+                self._judge_switch()
             return
         if status > 599:
             raise ValueError("no valid status code")
@@ -220,12 +248,32 @@ class UpstreamConnection(asyncio.Protocol):
             self._closes = self._closes or self.parser.get_http_version() != "1.1"
             self.parser = HttpResponseParser(self)
 
+    def _judge_switch(self) -> None:
+        """Of a 101: it must be one that was asked for. The parser stops behind its head."""
+        head, _, rest = self._head.lstrip(b"\r\n").partition(b"\r\n\r\n")
+        fields = head.split(b"\r\n")[1:]
+        if self.handler is None or not self.handler.may_switch(fields):
+            raise ValueError("a switch of protocols that nobody asked for")
+        self._is_switched = True
+        self.lines = [passed for line in fields if (passed := _field(line)[1])]
+        self._head = rest
+
+    def _switch(self) -> None:
+        """From here on the connection speaks another protocol, for whoever asked for that."""
+        handler, self.handler = self.handler, None
+        self.is_closed = True  # for HTTP
+        rest, self._head = self._head, b""
+        if handler is not None:
+            handler.response_switched(self, rest)
+
     def _read_fields(self) -> None:
         """Take the head apart. The parser has vouched for its form: CRLF ends each line, none is folded."""
         received, self._head = self._head, b""
         if received.startswith((b"\r", b"\n")):  # empty lines before an answer are none of it
             received = received.lstrip(b"\r\n")
         head = received[: received.find(b"\r\n\r\n")]
+        if received[5:8] != b"1.1":
+            self._judge_version(received[5:8])
         if len(head) > MAX_HEAD:
             raise ValueError("the answer's header section is too large")
         says = 0
@@ -243,17 +291,24 @@ class UpstreamConnection(asyncio.Protocol):
         self.is_sized = says & _SIZED != 0
         self.is_chunked = says & _CHUNKED != 0
         self.has_date = says & _DATED != 0
-        self._closes = says & _CLOSES != 0
+        # A chunked HTTP/1.0 answer has passed somebody who did not understand it (RFC 9112 section 6.1).
+        self._closes = says & _CLOSES != 0 or (self.is_http10 and self.is_chunked)
         if self.is_sized and self.status == 204:  # which has no length (RFC 9110 section 8.6)
             self.lines = [line for line in lines if line[:15].lower() != b"content-length:"]
         if says & _NAMES:
             self._drop_named_fields(head)
+
+    def _judge_version(self, version: bytes) -> None:
+        if version != b"1.0":
+            raise ValueError("not HTTP/1.1, nor 1.0")
+        self.is_http10 = True
 
     def _drop_named_fields(self, head: bytes) -> None:
         """Fields that Connection names were meant for us alone (RFC 9110 section 7.6.1)."""
         fields = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
         values = [value for name, _, value in fields if name.lower() == b"connection"]
         named = {token.strip().lower() for value in values for token in value.split(b",")}
+        named.discard(b"content-length")  # it is no hop-by-hop field, and without it the body had no end
         self.lines = [line for line in self.lines if line.partition(b":")[0].lower() not in named]
 
     def on_body(self, data: bytes) -> None:
@@ -263,7 +318,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._chunks.append(data)
 
     def on_message_complete(self) -> None:
-        if self._is_tainted:
+        if self._is_tainted or self._is_switched:
             return
         if not self._has_head:  # 1xx: the final answer follows; interim ones end here
             self._head = self._head.partition(b"\r\n\r\n")[2]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +28,23 @@ class OpenPanel(Protocol):
 
 
 @pytest.fixture(scope="package")
-def panel_url(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def static_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The panel's files, collected once."""
+    root = tmp_path_factory.mktemp("static")
+    command = [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity=0"]
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "gateway_project.settings", "STATIC_ROOT": str(root)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    return root
+
+
+@pytest.fixture(scope="package")
+def panel_url(django_db_setup: None, static_root: Path) -> Iterator[str]:
+    with panel_server(static_root) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def panel_server(static_root: Path, **settings_of_its_own: str) -> Iterator[int]:
     """The control process's application behind uvicorn, on the test database."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -37,19 +54,17 @@ def panel_url(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -
     environment = os.environ | {
         "DJANGO_SETTINGS_MODULE": "gateway_project.settings",
         "DATABASE_URL": f"postgres://{server}/{database['NAME']}",
-        "STATIC_ROOT": str(tmp_path_factory.mktemp("static")),
+        "STATIC_ROOT": str(static_root),
         "SERVICE_NAME": "portcullis-test",
+        **settings_of_its_own,
     }
-    command = [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity=0"]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
     command = [sys.executable, "-m", "uvicorn", "gateway_project.control:application", "--port", str(port)]
     with subprocess.Popen(
         [*command, "--log-level", "warning", "--lifespan", "off"], cwd=ROOT, env=environment
     ) as process:
-        url = f"http://127.0.0.1:{port}"
         try:
-            _wait_for(f"{url}/health", process)
-            yield url
+            _wait_for(f"http://127.0.0.1:{port}/health", process)
+            yield port
         finally:
             process.terminate()
             process.wait()

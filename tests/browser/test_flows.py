@@ -8,7 +8,7 @@ from access.services import create_application
 from core.models import ConfigRevision
 from keys.models import ApiKey
 from keys.services import find_live_key
-from routing.models import Route, ServiceConfig
+from routing.models import CachePurge, Route, ServiceConfig
 from routing.services import create_route
 from tests.browser.conftest import OpenPanel
 from tests.browser.watch import Watch, accessibility_problems
@@ -349,6 +349,19 @@ def test_a_versions_menu_opens_over_everything_and_leads_on(open_panel: OpenPane
     expect(page.get_by_text("http://10.0.0.9:8000", exact=True)).to_be_visible()
 
 
+def test_links_within_what_renews_itself_lead_to_a_page_of_the_one_shell(open_panel: OpenPanel) -> None:
+    make_service("billing")
+    page = open_panel("/services")
+    stay_on(page)
+    page.locator("#config-status").get_by_role("link").click()
+    heading(page, "History")
+    expect(page.get_by_role("main")).to_have_count(1)
+    page.locator("#list").get_by_role("link", name="1", exact=True).first.click()
+    heading(page, "Revision 1")
+    expect(page.get_by_role("main")).to_have_count(1)
+    assert_never_reloaded(page)
+
+
 def test_pressing_a_button_twice_saves_once(open_panel: OpenPanel) -> None:
     page = open_panel("/services/new")
     page.get_by_label("Name", exact=True).fill("billing")
@@ -367,3 +380,166 @@ def test_of_two_links_followed_in_haste_the_later_counts(open_panel: OpenPanel) 
     )
     heading(page, "History")
     assert page.url.endswith("/history")
+
+
+def test_a_policy_is_set_and_stands_in_the_list(open_panel: OpenPanel) -> None:
+    service = make_service("billing", v1=100)
+    page = open_panel(f"/services/{service.pk}")
+    stay_on(page)
+    row = page.get_by_role("row", name=re.compile("^Load balancing"))
+    expect(row).to_contain_text("by weight")
+    page.get_by_role("link", name="Load balancing").click()
+    heading(page, "Load balancing")
+    page.get_by_label("Strategy").select_option("peak EWMA")
+    expect(page.get_by_label("Cookie")).to_be_hidden()
+    page.get_by_label("Sticky sessions").check()
+    page.get_by_label("Lives for").fill("600")
+    assert accessibility_problems(page) == []
+    save(page, "Save policy")
+    heading(page, "billing")
+    expect(row).to_contain_text("peak EWMA, sticky (ttl 600 s)")
+    assert_never_reloaded(page)
+    service.refresh_from_db()
+    assert service.load_balancing == {"strategy": "peak_ewma", "sticky": {"ttlS": 600}}
+
+    page.get_by_role("link", name="Load balancing").click()
+    save(page, "Remove")
+    save(page, "Remove policy")
+    expect(row).to_contain_text("by weight")
+
+
+def test_conditions_are_added_and_taken_away_by_row(open_panel: OpenPanel) -> None:
+    route = create_route(name="beta", path="/api/v1/beta", service=make_service("billing", v1=100), **BOB)
+    page = open_panel(f"/routes/{route.pk}/policies/conditions")
+    fields = page.get_by_role("group", name="Header fields")
+    for name, how, value in (("x-beta", "begins with", "y"), ("x-old", "is not there", "")):
+        fields.get_by_role("button", name="Add to header fields").click()
+        expect(fields.get_by_label("Name").last).to_be_focused()
+        page.keyboard.type(name)
+        fields.get_by_label("How").last.select_option(how)
+        if value:
+            fields.get_by_label("Value").last.fill(value)
+    expect(fields.get_by_label("Value").last).to_be_hidden()
+    assert accessibility_problems(page) == []
+    save(page, "Save policy")
+    heading(page, "beta")
+    route.refresh_from_db()
+    headers = [{"name": "x-beta", "prefix": "y"}, {"name": "x-old", "present": False}]
+    assert route.conditions == {"headers": headers}
+    page.get_by_role("link", name="Conditions").click()
+    fields.get_by_role("button", name="Remove this entry").first.click()
+    expect(fields.get_by_role("button", name="Remove this entry")).to_be_focused()
+    save(page, "Save policy")
+    heading(page, "beta")
+    route.refresh_from_db()
+    assert route.conditions == {"headers": headers[1:]}
+
+
+def test_a_rollout_is_started_paused_and_aborted(open_panel: OpenPanel) -> None:
+    service = make_service("billing", v1=100, v2=0)
+    page = open_panel(f"/services/{service.pk}")
+    stay_on(page)
+    page.get_by_role("link", name="Start a rollout").click()
+    page.get_by_label("To version").select_option("v2")
+    page.get_by_label("Steps").fill("5, 50, 100")
+    save(page, "Start rollout")
+    heading(page, "Rollout to v2")
+    expect(page.get_by_text("Running", exact=True)).to_be_visible()
+    save(page, "Pause")
+    page.get_by_role("dialog").get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("Paused", exact=True)).to_be_visible()
+    page.get_by_role("link", name="Services").first.click()
+    expect(page.get_by_role("link", name="rollout to v2, paused")).to_be_visible()
+    page.get_by_role("link", name="rollout to v2, paused").click()
+    save(page, "Abort")
+    page.get_by_role("dialog").get_by_role("button", name="Abort").click()
+    expect(page.get_by_text("Aborted", exact=True)).to_be_visible()
+    assert dict(service.versions.values_list("version", "weight")) == {"v1": 100, "v2": 0}
+    assert_never_reloaded(page)
+
+
+def test_sliders_reach_as_far_as_the_weights_do(open_panel: OpenPanel) -> None:
+    service = make_service("billing", v1=9500, v2=500)
+    page = open_panel(f"/services/{service.pk}")
+    slider = page.get_by_label("Weight of v1, slider")
+    expect(slider).to_have_value("9500")
+    expect(page.get_by_label("Weight of v2, slider")).to_have_value("500")
+    page.get_by_label("v1", exact=True).fill("10000")
+    expect(slider).to_have_value("10000")
+
+
+def test_targets_are_asked_and_circuits_reset_from_the_services_page(open_panel: OpenPanel) -> None:
+    service = make_service("billing", v1=100)
+    page = open_panel(f"/services/{service.pk}")
+    stay_on(page)
+    save(page, "Test now")
+    dialog = page.get_by_role("dialog", name="Targets of billing, asked just now")
+    expect(dialog).to_contain_text("http://10.0.0.1:8000")
+    assert accessibility_problems(page) == []
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_be_hidden()
+    save(page, "Reset circuits")
+    before = ServiceConfig.objects.get().circuit_resets
+    page.get_by_role("dialog").get_by_role("button", name="Reset circuits").click()
+    expect(page.get_by_text(re.compile("Saved as revision"))).to_be_visible()
+    assert ServiceConfig.objects.get().circuit_resets == before + 1
+    assert_never_reloaded(page)
+
+
+def test_stored_answers_are_dropped_by_tag(open_panel: OpenPanel, watch: Watch) -> None:
+    service = make_service("billing", v1=100)
+    page = open_panel(f"/services/{service.pk}")
+    save(page, "More")
+    save(page, "Drop stored answers")
+    page.get_by_label("What", exact=True).select_option("A tag")
+    save(page, "Drop them")
+    expect(page.get_by_role("alert")).to_be_visible()
+    watch.expect_refusals(1)
+    page.get_by_label("URL, path or tag").fill("invoices")
+    assert accessibility_problems(page) == []
+    save(page, "Drop them")
+    expect(page.get_by_role("dialog", name="Stored answers dropped")).to_contain_text("invoices")
+    purge = CachePurge.objects.get()
+    assert (purge.kind, purge.value) == ("tag", "invoices")
+
+
+def test_a_registration_token_is_shown_once_and_can_be_copied(open_panel: OpenPanel) -> None:
+    service = make_service("billing", v1=100)
+    page = open_panel(f"/services/{service.pk}")
+    save(page, "More")
+    save(page, "Registration token")
+    save(page, "Make a token")
+    dialog = page.get_by_role("dialog", name="Registration token of billing")
+    token = dialog.get_by_label("Registration token").input_value()
+    assert accessibility_problems(page) == []
+    for _ in range(3):
+        page.keyboard.press("Escape")
+    expect(dialog).to_be_visible()
+    expect(dialog.get_by_role("button", name="I have stored it")).to_be_disabled()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    dialog.get_by_role("button", name="Copy").click()
+    expect(dialog.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == token
+    dialog.get_by_role("button", name="I have stored it").click()
+    expect(dialog).to_be_hidden()
+    assert token not in page.content()
+
+
+def test_maintenance_of_everything_is_said_on_every_page_while_it_lasts(open_panel: OpenPanel) -> None:
+    page = open_panel("/")
+    stay_on(page)
+    banner = page.get_by_text("Maintenance of the whole gateway")
+    page.get_by_role("link", name="Gateway", exact=True).click()
+    page.get_by_label("Message").fill("Back at noon.")
+    save(page, "Start maintenance")
+    expect(banner).to_be_visible()
+    assert accessibility_problems(page) == []
+    page.get_by_role("link", name="Routes", exact=True).first.click()
+    heading(page, "Routes")
+    expect(banner).to_be_visible()
+    page.locator("#maintenance").get_by_role("link", name="Gateway").click()
+    heading(page, "Gateway")
+    save(page, "End maintenance")
+    page.get_by_role("dialog").get_by_role("button", name="End maintenance").click()
+    expect(banner).to_be_hidden()
+    assert_never_reloaded(page)

@@ -123,6 +123,7 @@ class WeightSplit extends HTMLElement {
   connectedCallback() {
     this.addEventListener("input", (event) => this.onInput(event));
     this.saved = this.current();
+    this.top = 100;
     this.show();
   }
 
@@ -135,17 +136,20 @@ class WeightSplit extends HTMLElement {
   }
 
   onInput({ target }) {
-    const twin = target.dataset.range
-      ? this.querySelector(`[data-weight="${target.dataset.range}"]`)
-      : this.querySelector(`[data-range="${target.dataset.weight}"]`);
-    if (twin) twin.value = target.value;
+    const { range, weight } = target.dataset;
+    if (range) this.querySelector(`[data-weight="${range}"]`).value = target.value;
     this.show();
+    // Only now: a slider takes no value beyond the top that it has just been given.
+    if (weight) this.querySelector(`[data-range="${weight}"]`).value = target.value;
   }
 
   show() {
     const inputs = this.inputs();
     const weights = inputs.map((input) => Math.max(0, Math.min(10000, Number.parseInt(input.value, 10) || 0)));
     const total = weights.reduce((sum, weight) => sum + weight, 0);
+    // Weights go up to 10,000; the sliders reach as far as the largest has been, so that small ones stay apart.
+    this.top = Math.max(this.top, ...weights);
+    for (const range of this.querySelectorAll("[data-range]")) range.max = String(this.top);
     let offset = 0;
     inputs.forEach((input, index) => {
       const share = total ? (100 * weights[index]) / total : 0;
@@ -175,6 +179,62 @@ class ChoicePanels extends HTMLElement {
   }
 }
 
+// A part of a form that counts only while its first checkbox is ticked.
+class FoldPart extends HTMLElement {
+  connectedCallback() {
+    this.switch = this.querySelector("input[type=checkbox]");
+    this.fold = this.querySelector("[data-fold]");
+    this.switch.setAttribute("aria-expanded", "true");
+    this.switch.addEventListener("change", () => this.show());
+    this.show();
+  }
+
+  show() {
+    const isWrong = this.fold.querySelector(".field-error") !== null;
+    this.fold.hidden = !this.switch.checked && !isWrong;
+    this.switch.setAttribute("aria-expanded", String(!this.fold.hidden));
+  }
+}
+
+// Rows of inputs, one for each entry of a list: added from the <template>, removed by their button.
+class RowList extends HTMLElement {
+  connectedCallback() {
+    if (this.template) return;
+    this.template = this.querySelector("template");
+    this.addEventListener("click", (event) => this.onClick(event));
+    this.addEventListener("change", (event) => this.onChange(event));
+    for (const select of this.querySelectorAll("[data-row] select")) this.fit(select);
+  }
+
+  onClick(event) {
+    const button = event.target.closest("button");
+    if (!button) return;
+    if ("rowAdd" in button.dataset) {
+      const row = this.template.content.firstElementChild.cloneNode(true);
+      this.template.before(row);
+      row.querySelector("input").focus();
+    } else if ("rowRemove" in button.dataset) {
+      const row = button.closest("[data-row]");
+      const next = row.nextElementSibling?.querySelector("[data-row-remove]") ?? this.querySelector("[data-row-add]");
+      row.remove();
+      next.focus();
+    }
+  }
+
+  onChange({ target }) {
+    if (target.matches("select")) this.fit(target);
+  }
+
+  // "is there" is compared with nothing.
+  fit(select) {
+    const value = select.nextElementSibling;
+    value.readOnly = ["present", "absent"].includes(select.value);
+    if (value.readOnly) value.value = "";
+  }
+}
+
+customElements.define("fold-part", FoldPart);
+customElements.define("row-list", RowList);
 customElements.define("suggest-input", SuggestInput);
 customElements.define("chip-input", ChipInput);
 customElements.define("weight-split", WeightSplit);

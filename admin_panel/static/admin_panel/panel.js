@@ -210,7 +210,9 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   // A list is not replaced under somebody's hands: not by a poll while the focus is in it, nor by anything while a
   // link in it waits for its answer, which would find neither itself nor its target any more.
   const isAwaited = all(".htmx-request", target).some((element) => element !== requestConfig.elt);
-  const isHeld = isPoll(requestConfig) && target.contains(document.activeElement);
+  // A heading that has the focus because its page has just come holds nothing.
+  const focused = document.activeElement;
+  const isHeld = isPoll(requestConfig) && target.contains(focused) && focused.tagName !== "H1";
   if (target.id === "main" ? xhr !== awaited : isAwaited || isHeld) event.detail.shouldSwap = false;
   // Problem documents are for programs: show their sentence, keep the page.
   const type = xhr.getResponseHeader("Content-Type") ?? "";

@@ -12,10 +12,13 @@ from django.core.management.base import BaseCommand, CommandError
 from django.core.validators import validate_email
 from django.db import DatabaseError, transaction
 
+from access.administration.users import ensure_account
 from core.revisions import Actor
 from core.validation import is_storable
 from keys.services import create_admin_key
 from keys.setup import mark_set_up
+
+_ACTOR = Actor("command", name="createadmin")
 
 
 class Command(BaseCommand):
@@ -56,15 +59,22 @@ def _read_password() -> str:
 
 @transaction.atomic
 def _admin(username: str, email: str, password: str) -> User:
-    user = User.objects.filter(username=username).first() or User(username=username)
+    user = _found(username) or User(username=username)
     user.email = email or user.email
     _check_user(user)
     _check_password(password, user)
     user.is_superuser = user.is_staff = user.is_active = True
     user.set_password(password)
     user.save()
+    ensure_account(user=user, actor=_ACTOR, source="command", reason="createadmin")
     mark_set_up()
     return user
+
+
+def _found(username: str) -> User | None:
+    """In whatever case: the panel tells no two apart by it, and would let neither of them in."""
+    found = list(User.objects.filter(username__iexact=username) if is_storable(username) else ())
+    return next((user for user in found if user.username == username), found[0] if found else None)
 
 
 def _check_user(user: User) -> None:
@@ -73,6 +83,8 @@ def _check_user(user: User) -> None:
         user.clean_fields(exclude=["password"])
         if user.pk is None or user.email:
             validate_email(user.email)
+        if user.email and User.objects.filter(email__iexact=user.email).exclude(pk=user.pk).exists():
+            raise ValidationError("Another user has this address.")
     except ValidationError as error:
         raise CommandError(f"A user needs a valid --username and --email: {' '.join(error.messages)}") from None
 
@@ -85,5 +97,4 @@ def _check_password(password: str, user: User) -> None:
 
 
 def _admin_key(user: User) -> str:
-    actor = Actor("command", name="createadmin")
-    return create_admin_key(user=user, name="createadmin", actor=actor, source="command").key
+    return create_admin_key(user=user, name="createadmin", actor=_ACTOR, source="command").key

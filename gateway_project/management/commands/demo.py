@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from django.db import DatabaseError, connection
 from django.db.models import Max
 
 from core.models import ConfigRevision
-from deploy.demo.seed import ADMIN_USER, QUEUES, Credentials, seed
+from deploy.demo.seed import ADMIN_USER, APPLICATION, END_USER, QUEUES, Credentials, seed
 from gateway_project import launch
 from gateway_project.companions import CALM_CELERY
 from gateway_project.management.commands import rungateway
@@ -50,6 +51,8 @@ What one needs to try it is printed and kept in VAR_DIR/demo.json."""
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._port = _demo_port()
+        if not settings.END_USER_APPLICATION:  # for the gateway's processes too, which read the environment
+            settings.END_USER_APPLICATION = os.environ["END_USER_APPLICATION"] = APPLICATION
         if options["seed_only"] is None:
             super().handle(*args, **options)
             return
@@ -70,7 +73,7 @@ What one needs to try it is printed and kept in VAR_DIR/demo.json."""
         await super().announce()
         # A worker that began with the last good snapshot may not know yet to which ports the services have moved.
         for _ in range(SETTLE_TRIES):
-            if await serves_revision(settings.BIND, settings.PORT, self._revision):
+            if await serves_revision(settings.BIND, settings.PORT, self._revision, launch.probe_preamble()):
                 break
             await asyncio.sleep(0.1)
         self._print_what_to_try()
@@ -95,6 +98,8 @@ What one needs to try it is printed and kept in VAR_DIR/demo.json."""
             "adminPassword": credentials.admin_password,
             "adminKey": credentials.admin_key,
             "clientKey": credentials.client_key,
+            "endUser": END_USER,
+            "endUserPassword": credentials.end_user_password,
         }
         _write(path, self._facts)
 
@@ -108,6 +113,9 @@ What one needs to try it is printed and kept in VAR_DIR/demo.json."""
             "",
             "  Try:",
             *(f"    {line}" for line in curl_lines(facts["gatewayUrl"], facts["clientKey"])),
+            "",
+            "  Log in as an end user, and send the access_token as Authorization: Bearer …",
+            f"    {login_line(facts)}",
             "",
         ]
         self.stdout.write("\n".join(lines))
@@ -127,6 +135,11 @@ def curl_lines(gateway_url: str, key: str) -> list[str]:
         f'curl {with_key} {as_json} -d \'{{"to": "ada@example.com", "subject": "Hello"}}\''
         f" {gateway_url}/api/v1/notifications/email",
     ]
+
+
+def login_line(facts: Mapping[str, str]) -> str:
+    body = json.dumps({"username": facts["endUser"], "password": facts["endUserPassword"]})
+    return f"curl -H 'Content-Type: application/json' -d '{body}' {facts['gatewayUrl']}/auth/login"
 
 
 def _demo_port() -> int:
@@ -175,7 +188,12 @@ def _plain_environment() -> dict[str, str]:
 def _read(path: Path) -> Credentials | None:
     try:
         facts = json.loads(path.read_text())
-        return Credentials(str(facts["adminPassword"]), str(facts["adminKey"]), str(facts["clientKey"]))
+        return Credentials(
+            str(facts["adminPassword"]),
+            str(facts["adminKey"]),
+            str(facts["clientKey"]),
+            str(facts.get("endUserPassword", "")),
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

@@ -59,8 +59,9 @@ class Command(BaseCommand):
 
     async def announce(self) -> None:
         """Everything is ready."""
+        tls = f" and https://{settings.BIND}:{settings.TLS_PORT}" if settings.TLS_PORT else ""
         say(
-            f"gateway on http://{settings.BIND}:{settings.PORT}, panel on http://{settings.PANEL_BIND}:{settings.ADMIN_PORT}"
+            f"gateway on http://{settings.BIND}:{settings.PORT}{tls}, panel on http://{settings.PANEL_BIND}:{settings.ADMIN_PORT}"
         )
 
     def prepare(self) -> None:
@@ -80,11 +81,12 @@ class Command(BaseCommand):
         launch.check_ports([*launch.gateway_addresses(), *self.extra_addresses()])
         launch.make_var_dir()
         launch.check_access_log()
+        launch.check_certificates()
         with launch.exclusive(settings.VAR_DIR):
             self.prepare()
             launch.raise_descriptor_limit()
             setup_token = launch.make_setup_token()
-            if settings.WORKERS > 1:
+            if settings.WORKERS > 1 and settings.RATE_LIMIT_MODE == "local":
                 say("rate limits count per worker: every worker admits each limit by itself")
             control = companions.control(settings.VAR_DIR / "control.sock")
             others = [control, *self._events_worker(has_events_worker), *self.extra_processes()]

@@ -1,0 +1,1 @@
+"""Targets that fail under load: run by ``make test-faults``, not by ``make test``."""
