@@ -174,6 +174,7 @@ class Upstream:
     script: Script = field(default_factory=lambda: replying(OK))
     tls: ssl.SSLContext | None = None
     host: str = "127.0.0.1"
+    receive_buffer: int = 0  # what the kernel takes for a script that reads slowly; 0: its own choice
 
     def __post_init__(self) -> None:
         self.requests: list[Seen] = []
@@ -182,6 +183,9 @@ class Upstream:
         self._peers: list[Peer] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if self.receive_buffer:
+            # Before the first connection: where a window shrinks later, the sender is left to its probes.
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
         self.port: int = self._listener.getsockname()[1]
         self._spawn(self._accept)
 

@@ -1,6 +1,5 @@
 """Answers that go on for long: event streams that are silent, and clients that are slow (rule 9, R19)."""
 
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +8,7 @@ import pytest
 
 from tests.dataplane import DataPlane
 from tests.raw_http import CutShort
-from tests.scripted_upstream import OK, TIMEOUT_S, Peer
+from tests.scripted_upstream import OK, TIMEOUT_S, Peer, Upstream
 from tests.wires import route_wire
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -91,6 +90,26 @@ def test_a_client_that_takes_a_little_at_a_time_gets_all_of_it(plane: DataPlane)
         assert received == SIZE
 
 
+def test_one_who_is_slow_again_after_a_quick_stretch_is_not_cut_off(plane: DataPlane) -> None:
+    """What was seen of it in the first slow stretch says nothing of the second: the kernel holds more by then."""
+    upstream = plane.serve(large, idle_timeout_ms=IDLE_MS)
+    with plane.connect(receive_buffer=16 * 1024) as client:
+        _, body = client.send(plane.request("GET", upstream.path)).begin_answer()
+        received = quick_bytes = 0
+        began = time.monotonic()
+        for piece in body:
+            received += len(piece)
+            if time.monotonic() < began + 2.5 * IDLE_MS / 1000:
+                time.sleep(0.2)
+            elif quick_bytes < SIZE / 3:
+                quick_bytes += len(piece)
+                again_until = time.monotonic() + 3.5 * IDLE_MS / 1000
+            elif time.monotonic() < again_until:
+                time.sleep(0.2)
+                assert received < SIZE * 2 / 3
+        assert received == SIZE
+
+
 def test_a_client_that_takes_nothing_is_cut_off_and_its_upstream_let_go(plane: DataPlane) -> None:
     is_over = threading.Event()
 
@@ -110,7 +129,6 @@ def test_an_upstream_that_takes_a_little_at_a_time_gets_all_of_it(plane: DataPla
     received = [0]
 
     def script(peer: Peer) -> None:
-        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
         head = peer.read_head()
         assert head is not None
         slow_until = time.monotonic() + 5 * IDLE_MS / 1000
@@ -121,7 +139,7 @@ def test_an_upstream_that_takes_a_little_at_a_time_gets_all_of_it(plane: DataPla
                 assert received[0] < SIZE / 2
         peer.send(OK)
 
-    upstream = plane.serve(script, idle_timeout_ms=IDLE_MS)
+    upstream = plane.serve(upstream=Upstream(script, receive_buffer=16 * 1024), idle_timeout_ms=IDLE_MS)
     name = upstream.path.rpartition("/")[2]
     plane.feed.put("route", route_wire("rte_slow_upload", "/slow-upload", service=name, max_body_bytes=SIZE))
     with plane.connect() as client:

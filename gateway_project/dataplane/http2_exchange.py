@@ -279,6 +279,7 @@ class Http2Exchange(RequestHead, Exchange):
         self.bytes_out += len(data)
         if data and not self.is_answered:
             self.is_blocked = not self.connection.send_data(self, data)
+            self._unsent = NOTHING_KNOWN  # more was written since that was looked at
         return not self.is_blocked
 
     def is_taking(self) -> bool:

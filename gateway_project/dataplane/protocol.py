@@ -356,6 +356,7 @@ class ClientProtocol(RequestHead, Admitted):
 
     def pause_writing(self) -> None:
         self.is_write_paused = True
+        self.unsent = NOTHING_KNOWN  # more was written since that was looked at
 
     def resume_writing(self) -> None:
         self.is_write_paused = False

@@ -138,6 +138,7 @@ class UpstreamConnection(asyncio.Protocol):
         return unsent < before
 
     def pause_writing(self) -> None:
+        self.unsent = NOTHING_KNOWN  # more was written since that was looked at
         if self.handler is not None:
             self.handler.upstream_busy()
 
