@@ -154,7 +154,8 @@ class Issuers:
             self._failed(issuer, "it cannot be read")
         else:
             now = time.monotonic()
-            issuer.error, issuer.fetched_at, issuer.retry_s = "", now, RETRY_S[0]
+            issuer.error, issuer.retry_s = "", RETRY_S[0]
+            issuer.fetched_at, issuer.failed_at = now, float("-inf")
             issuer.next_at = now + _refresh_s(cache_control) * random.uniform(1 - _JITTER, 1)
             if self._issuers.get(issuer.id) is issuer and self._take(issuer, {"keys": keys}):
                 logger.info("the issuer %s has %d keys", issuer.name, len(keys))
