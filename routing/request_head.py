@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core.bearer import bearer_token
 from core.context import Exchange
 from routing.records import TargetRecord
 from routing.upstream.connection import PANEL_COOKIES
@@ -82,7 +83,7 @@ def _credential_lines(
     if b"cookie" in noted and b"cookie" not in dropped:
         lines.append(_cookie_line(noted[b"cookie"]))
     authorization = noted.get(b"authorization")
-    is_ours = authorization is None or authorization[:7].lower() == b"bearer "
+    is_ours = authorization is None or bearer_token(authorization) is not None
     if authorization is not None and b"authorization" not in dropped and (pass_credentials or not is_ours):
         lines.append(b"authorization: " + authorization + b"\r\n")
     if pass_credentials and key_header in noted and key_header not in dropped:

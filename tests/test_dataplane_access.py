@@ -10,7 +10,7 @@ from tests.dataplane import DataPlane
 from tests.gateway_process import eventually
 from tests.raw_http import Answer
 from tests.scripted_upstream import Upstream
-from tests.wires import application_wire, entry_wire, version_wire
+from tests.wires import application_wire, entry_wire, route_wire, version_wire
 
 
 @pytest.fixture(scope="module")
@@ -202,12 +202,26 @@ def test_an_invalid_credential_is_401_even_at_a_public_endpoint(plane: DataPlane
     assert plane.ask("GET", f"{public.path}/public/x", field, key=None).code == "invalid_credentials"
 
 
-def test_a_credential_of_another_scheme_is_the_upstreams_and_counts_as_anonymous(
-    plane: DataPlane, public: Upstream
+@pytest.mark.parametrize("behind", ["\t{}", " \t{}", "\t {}", " {}\t{}", "={}", ", {}", "\xa0{}", ""])
+@pytest.mark.parametrize("scheme", ["Bearer", "bEARER"])
+def test_what_begins_with_the_scheme_bearer_is_never_anonymous_and_never_the_upstreams(
+    plane: DataPlane, public: Upstream, scheme: str, behind: str
 ) -> None:
-    answer = plane.ask("GET", f"{public.path}/public/x", "Authorization: Basic YTpi", key=None)
+    name, served = public.path.rpartition("/")[2], len(public.requests)
+    plane.feed.put("route", route_wire("rte_open", "/open", service=name, requires_key=False))
+    for path in (f"{public.path}/public/x", "/open", f"{public.path}/private"):
+        answer = plane.ask("GET", path, f"Authorization: {scheme}{behind.format(plane.key, plane.key)}", key=None)
+        assert answer.code == "invalid_credentials"
+    assert len(public.requests) == served
+
+
+@pytest.mark.parametrize("credentials", ["Basic YTpi", "Bearers YTpi", "Bearer+jwt YTpi", "Bearer-", "Bear er"])
+def test_a_credential_of_another_scheme_is_the_upstreams_and_counts_as_anonymous(
+    plane: DataPlane, public: Upstream, credentials: str
+) -> None:
+    answer = plane.ask("GET", f"{public.path}/public/x", f"Authorization: {credentials}", key=None)
     assert answer.status == 200
-    assert public.requests[-1].field("authorization") == b"Basic YTpi"
+    assert public.requests[-1].field("authorization") == credentials.encode()
 
 
 # --- versions --------------------------------------------------------------------------------------------------------

@@ -462,6 +462,15 @@ def test_nobody_is_asked_about_an_empty_credential(gate: DataPlane, upstream: Up
     assert asked == []
 
 
+@pytest.mark.parametrize("sent", ["two words", "a\ttab", "\tbehind-a-tab", "n\xf6n-ascii"])
+def test_nobody_is_asked_about_what_is_no_bearer_token(
+    gate: DataPlane, upstream: Upstream, opaque: Any, sent: str
+) -> None:
+    asked = opaque({})
+    assert gate.ask("GET", f"{upstream.path}/x", f"Authorization: Bearer {sent}", key=None).status == 401
+    assert asked == []
+
+
 def test_without_caching_each_request_is_asked_about(gate: DataPlane, upstream: Upstream, opaque: Any) -> None:
     asked = opaque({"opaque-3": {"active": True, "sub": "ada"}}, cacheS=0)
     assert [ask(gate, upstream.path, b"opaque-3").status for _ in range(3)] == [200] * 3
@@ -481,7 +490,7 @@ def test_several_issuers_are_asked_one_after_the_other(gate: DataPlane, upstream
 
     def answer(name: str, params: dict[str, Any]) -> dict[str, Any]:
         calls.append(params["issuer"])
-        if params["token"] == "its first is away" and params["issuer"] == "iss_o":
+        if params["token"] == "its-first-is-away" and params["issuer"] == "iss_o":
             raise away
         return {"claims": {"active": True, "sub": "ada"} if params["issuer"] == "iss_p" != params["token"] else None}
 
@@ -492,7 +501,7 @@ def test_several_issuers_are_asked_one_after_the_other(gate: DataPlane, upstream
     assert calls == ["iss_o", "iss_p"]
     assert ask(gate, upstream.path, b"iss_p").status == 401
     assert calls == ["iss_o", "iss_p"] * 2
-    assert ask(gate, upstream.path, b"its first is away").status == 200
+    assert ask(gate, upstream.path, b"its-first-is-away").status == 200
     gate.feed.drop("issuer", "iss_p")
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from access.records import ApplicationRecord, Grant
 from access.tokens.requirements import Requirement
+from core.bearer import bearer_token
 from core.context import Exchange
 from core.faults import PolicyDenied
 from gateway_project.dataplane.holding import Hold
@@ -94,8 +95,8 @@ class Admission:
     def _fields(self, exchange: Exchange) -> tuple[bytes | None, bytes | None]:
         """What stands in the key's own field, and as Bearer."""
         authorization = exchange.noted.get(b"authorization")
-        bearer = authorization is not None and authorization[:7].lower() == b"bearer "
-        return exchange.noted.get(self._key_header), authorization[7:].strip() if authorization and bearer else None
+        bearer = None if authorization is None else bearer_token(authorization)
+        return exchange.noted.get(self._key_header), bearer
 
     def _is_token(self, credential: bytes, snapshot: Snapshot) -> bool:
         """A JWT has dots where no key has any; what else there is may be a key of ours, or else opaque."""

@@ -15,6 +15,7 @@ from access.cors import CorsPolicy
 from access.limits import headers as limit_headers
 from access.limits.charges import Charge, LimitPolicy
 from access.records import ApplicationRecord, Grant
+from core.bearer import bearer_token
 from core.context import Exchange
 from core.faults import ClientFault, GatewayFault, InternalFault, PolicyDenied
 from gateway_project.dataplane.address_lists import check_application, check_gateway, check_lists
@@ -365,8 +366,8 @@ class Pipeline:
         key = exchange.noted.get(self._key_header)
         if key is None:
             authorization = exchange.noted.get(b"authorization")
-            if authorization is not None and authorization[:7].lower() == b"bearer ":
-                return authorization[7:].strip()
+            if authorization is not None:
+                return bearer_token(authorization)
         return key
 
     def verify(

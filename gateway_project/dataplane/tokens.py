@@ -333,6 +333,8 @@ class Tokens:
     def _opined(
         self, token: bytes, digest: bytes, now: float
     ) -> tuple[IssuerRecord, Mapping[str, Any], None, float, float, float]:
+        if not token.isascii() or token.split() != [token]:
+            raise Refused("it has characters that no credential has")  # RFC 6750 section 2.1
         asked, fault = False, None
         for issuer in self._issuers.values():
             if issuer.rules.introspection is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
+from core.bearer import bearer_token
 from core.context import Exchange
 from routing.cache.directives import MOST, cache_control, seconds
 from routing.cache.freshness import Credentials
@@ -113,7 +114,7 @@ def validating(passed: list[bytes], answer: StoredAnswer) -> list[bytes]:
 def credentials_of(exchange: Exchange, *, are_passed: bool) -> Credentials:
     """``are_passed``: the gateway's own go to the upstream too."""
     authorization = exchange.noted.get(b"authorization")
-    if authorization is not None and (are_passed or authorization[:7].lower() != b"bearer "):
+    if authorization is not None and (are_passed or bearer_token(authorization) is None):
         return Credentials.UPSTREAM
     if exchange.key is None and exchange.user is None and exchange.certificate is None:
         return Credentials.NONE
