@@ -451,7 +451,7 @@ class Forwarding:
         self.deadline = self._forwarder.now() + self._terms.idle_s
         is_ready = self.exchange.write(data) if self._out is None else self._out.data(data)
         if not is_ready and self._connection is not None:
-            self._connection.transport.pause_reading()
+            self._connection.pause()
 
     def client_ready(self) -> None:
         self.deadline = self._forwarder.now() + self._terms.idle_s

@@ -27,7 +27,7 @@ from tests.gateway_process import eventually
 from tests.http2_client import Fields, Http2Client, RawHttp2
 from tests.memory_transport import MemoryTransport, RecordingGateway, Taken
 from tests.private_servers import free_port
-from tests.scripted_upstream import OK, Peer, closing, replying
+from tests.scripted_upstream import OK, TIMEOUT_S, Peer, closing, replying
 from tests.tls_clients import TlsClient, is_listening, issue, put_pair, trusting
 from tests.wires import route_wire
 
@@ -454,6 +454,32 @@ def test_a_client_that_opens_no_window_holds_the_upstream_back(plane: DataPlane,
     client.flush()
     assert client.answer(stream).body == piece * 200
     assert client.answer(other).status == 200
+
+
+def test_an_answer_that_ends_while_its_client_is_slow_leaves_its_connection_fit_for_the_next(
+    plane: DataPlane, raw: RawHttp2
+) -> None:
+    """What is read no further for the client's sake must be read again for the next one."""
+    may_end = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n" + b"x" * 10)
+        assert may_end.wait(TIMEOUT_S)
+        peer.send(b"x" * 80)
+        while peer.read_request() is not None:
+            peer.send(OK)
+
+    upstream = plane.serve(script)
+    fields = [*health()[:3], (":path", f"{upstream.path}/x"), ("x-api-key", plane.key)]
+    raw.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 50}), raw.head(1, fields))
+    assert raw.until(frames.DATA, 1) == (0, b"x" * 10)
+    may_end.set()
+    assert raw.until(frames.DATA, 1) == (0, b"x" * 40)
+    assert plane.ask("GET", f"{upstream.path}/y").status == 200
+    assert upstream.connections == 1
+    raw.send(frames.window_update(1, 100))
+    assert raw.until(frames.DATA, 1) == (frames.END_STREAM, b"x" * 40)
 
 
 def test_a_client_that_opens_its_window_a_little_at_a_time_gets_all_of_it(plane: DataPlane, raw: RawHttp2) -> None:

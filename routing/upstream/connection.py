@@ -146,6 +146,12 @@ class UpstreamConnection(asyncio.Protocol):
         if self.handler is not None:
             self.handler.upstream_ready()
 
+    def pause(self) -> None:
+        """Read no further until whoever takes the answer is ready. One that has arrived whole leaves nothing to read,
+        and the next exchange would wait for ever."""
+        if not self._is_whole:
+            self.transport.pause_reading()
+
     def release(self) -> None:
         """The exchange is over: back to the pool if another may follow, else closed."""
         self.handler = None
