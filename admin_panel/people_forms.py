@@ -87,6 +87,11 @@ class RoleForm(RowForm):
     name = TextField(label="Name", mono=True, placeholder="ROUTER", help_text="It cannot change later.")
     description = TextField()
     permissions = PermissionsField(label="Permissions")
+    require_mfa = forms.BooleanField(
+        required=False,
+        label="Requires a second factor",
+        help_text="Whoever has the role adds a passkey or an authenticator app before anything else.",
+    )
 
     def table(self) -> list[dict[str, Any]]:
         return permission_table(self["permissions"].value() or ())

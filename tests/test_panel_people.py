@@ -264,6 +264,18 @@ def test_a_role_of_ones_own_is_made_changed_and_deleted(panel: Client) -> None:
     assert panel.post(f"/roles/{role.pk}/delete")["Location"] == "/roles"
 
 
+def test_a_role_that_demands_a_second_factor_is_made_in_panel_and_api(panel: Client, api: Any) -> None:
+    panel.post("/roles/new", {"name": "CAREFUL", "require_mfa": "on"})
+    role = AdminRole.objects.get(name="CAREFUL")
+    assert "second factor required" in text_of(panel.get(f"/roles/{role.pk}"))
+    path = "/admin/access/roles/CAREFUL"
+    assert api.get(path).json()["requireMfa"] is True
+    assert api.patch(path, {"description": "Takes care"}).json()["requireMfa"] is True
+    assert api.patch(path, {"requireMfa": "no"}).status_code == 422
+    assert api.put(path, {"description": "", "permissions": []}).json()["requireMfa"] is False
+    assert api.post("/admin/access/roles", {"name": "OTHER", "requireMfa": True}).json()["requireMfa"] is True
+
+
 def test_a_builtin_role_has_no_editor(panel: Client) -> None:
     support = AdminRole.objects.get(name="SUPPORT")
     assert "Edit" not in text_of(panel.get(f"/roles/{support.pk}")).partition("Permissions")[0]

@@ -16,13 +16,15 @@ from django.test import Client, RequestFactory
 from django.urls import resolve
 
 from access.administration.builtin import SUPER_ADMIN
+from access.administration.roles import create_role, update_role
 from access.administration.users import ensure_account, update_admin
 from admin_panel.middleware import PanelMiddleware
 from admin_panel.sign_in.brakes import LOCKOUT
 from admin_panel.sign_in.sessions import is_over
 from core.models import AuditEvent
-from tests.administrators import ROOT, make_account
-from tests.panel_client import HTMX, PASSWORD, make_admin, text_of
+from core.tenants import within_tenant
+from tests.administrators import ROOT, client_of, make_account
+from tests.panel_client import HTMX, PASSWORD, make_admin, signed_in, text_of
 
 pytestmark = pytest.mark.usefixtures("panel")
 
@@ -385,3 +387,31 @@ def test_once_it_is_there_everything_opens(settings: Any) -> None:
     add_app(client)
     assert client.get("/services").status_code == 200
     assert client.get("/admin/routing/services").status_code == 200
+
+
+@pytest.mark.parametrize("password", [PASSWORD, None], ids=["by password", "by an identity provider"])
+def test_a_role_demands_a_second_factor_of_whoever_has_it(password: str | None) -> None:
+    careful = create_role(name="CAREFUL", require_mfa=True, **ROOT)
+    account = make_account("cleo", "KEY_VIEWER", "CAREFUL", password=password)
+    key = client_of(account)
+    client = signed_in(account.user)
+    assert client.get("/api-keys")["Location"] == "/account/second-factor"
+    refused = client.get("/keys", headers={"Accept": "application/json"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "blocked")
+    assert client.get("/account/app").status_code in (200, 302), "the way to one is open"
+    assert key.get("/keys").status_code == 200, "programs go on"
+
+    update_role(role=careful, changes={"require_mfa": False}, **ROOT)
+    assert client.get("/api-keys").status_code == 200
+    update_role(role=careful, changes={"require_mfa": True}, **ROOT)
+    assert client.get("/api-keys").status_code == 302, "with the next request"
+    Authenticator.objects.create(user=account.user, type="totp", data={"secret": "x"})
+    assert client.get("/api-keys").status_code == 200
+
+
+def test_a_role_of_the_same_name_in_another_tenant_demands_nothing_here() -> None:
+    create_role(name="CAREFUL", permissions=["admin:keys:read"], **ROOT)
+    make_account("zed", tenant="acme")
+    with within_tenant("acme"):
+        create_role(name="CAREFUL", require_mfa=True, **ROOT)
+    assert signed_in(make_account("cleo", "CAREFUL").user).get("/api-keys").status_code == 200

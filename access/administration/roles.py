@@ -14,7 +14,7 @@ from core.revisions import Actor, locked, revision
 from core.tenants import own_tenant
 from core.validation import FieldErrors, assign, invalid, taken
 
-ROLE_FIELDS = ("description", "permissions")
+ROLE_FIELDS = ("description", "permissions", "require_mfa")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _MOST_PERMISSIONS = 200
 
@@ -29,6 +29,7 @@ def create_role(
     name: str,
     description: str = "",
     permissions: Sequence[str] = (),
+    require_mfa: bool = False,
     own_permissions: Iterable[str] | None = None,
     actor: Actor,
     source: str,
@@ -36,7 +37,8 @@ def create_role(
 ) -> AdminRole:
     with revision(actor=actor, source=source, reason=reason) as change:
         role = AdminRole(name=name)
-        assign(role, {"description": description, "permissions": permissions}, ROLE_FIELDS)
+        values = {"description": description, "permissions": list(permissions), "require_mfa": require_mfa}
+        assign(role, values, ROLE_FIELDS)
         _validate(role)
         refuse_escalation(role.permissions, own_permissions)
         if name in BUILTIN_ROLES or AdminRole.objects.filter(tenant_id=role.tenant_id, name=name).exists():

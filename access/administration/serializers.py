@@ -45,12 +45,13 @@ class AdminSerializer(ConfigSerializer[AdminAccount]):
 
 
 class RoleSerializer(ConfigSerializer[AdminRole]):
-    """A role of administrators: own ones have the permissions that are listed at ``/admin/access/permissions``."""
+    """A role of administrators: own ones have the permissions that are listed at ``/admin/access/permissions``.
+    ``requireMfa``: whoever has it must have a second factor to use the panel."""
 
     identity = "name"
     permissions = text_list(required=False)
 
-    Meta = config_meta(AdminRole, "name", "description", "permissions", read_only=("is_builtin",))
+    Meta = config_meta(AdminRole, "name", "description", "permissions", "require_mfa", read_only=("is_builtin",))
 
 
 class PermissionSerializer(serializers.Serializer[Any]):

@@ -18,6 +18,7 @@ class AdminRole(ConfigRow):
     name = models.CharField(max_length=63)
     description = models.CharField(max_length=300, blank=True)
     permissions = models.JSONField(default=list, blank=True)
+    require_mfa = models.BooleanField(default=False)  # whoever has it adds a second factor before anything else
     is_builtin = models.BooleanField(default=False, editable=False)
 
     class Meta:

@@ -14,10 +14,11 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from access.administration.invitations import invite
+from access.administration.roles import create_role
 from access.models import AdminAccount
 from core.models import AuditEvent
 from core.revisions import Actor
-from tests.administrators import make_account
+from tests.administrators import ROOT, make_account
 from tests.browser.conftest import panel_server
 from tests.browser.watch import Watch, accessibility_problems, overflow, set_theme
 from tests.oidc_provider import OidcProvider
@@ -284,6 +285,27 @@ def test_a_second_factor_is_asked_for_after_the_provider_too(page: Page, url: st
     come_by_oidc(page, url)
     page.wait_for_url("**/login/code")
     assert not AuditEvent.objects.filter(action="session.login").exists()
+
+
+def test_a_role_asks_whoever_comes_by_the_provider_for_a_factor_of_ours(page: Page, url: str) -> None:
+    create_role(name="CAREFUL", permissions=["admin:keys:read"], require_mfa=True, **ROOT)
+    make_account("countess", "CAREFUL", email="ada@example.com")
+    come_by_oidc(page, url)
+    page.wait_for_url("**/account/second-factor")
+    assert_usable(page)
+    page.get_by_role("link", name="Authenticator app").click()
+    secret = page.locator("#app-secret").inner_text()
+    page.get_by_label("Authenticator code").fill(code_of(secret))
+    page.get_by_role("button", name="Add app").click()
+    page.get_by_role("heading", name="Confirm it is you").wait_for()  # without a password, the new factor is the proof
+    page.get_by_label("Code", exact=True).fill(code_of(secret))
+    page.get_by_role("button", name="Confirm").click()
+    page.get_by_role("heading", name="Recovery codes").wait_for()
+    page.goto(f"{url}/api-keys")
+    page.get_by_role("heading", name="API keys", exact=True).wait_for()
+    sign_out(page)
+    come_by_oidc(page, url)
+    page.wait_for_url("**/login/code")
 
 
 @pytest.mark.parametrize(
