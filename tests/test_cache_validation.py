@@ -104,6 +104,36 @@ def test_a_304_about_something_else_is_not_believed(plane: DataPlane) -> None:
     assert len(upstream.requests) == 3
 
 
+def test_a_renewed_answer_stays_its_applications_own(plane: DataPlane) -> None:
+    def script(seen: Seen) -> bytes:
+        if seen.field("if-none-match"):
+            return reply("Cache-Control: public, max-age=60", ETAG, status="304 Not Modified")
+        return stale(ETAG, "Vary: X-Gateway-Application", body=seen.field("x-gateway-application") or b"")
+
+    upstream = cached(plane, script)
+    plane.feed.put("application", {**plane.feed.records("application")["app_1"], "id": "app_2", "name": "other"})
+    for _ in range(2):
+        assert plane.ask("GET", upstream.path + "/a").body == b"app_1"
+    assert plane.ask("GET", upstream.path + "/a", key=plane.new_key(application="app_2")).body == b"app_2"
+    assert is_hit(plane.ask("GET", upstream.path + "/a"))
+
+
+def test_a_renewal_may_say_what_an_answer_varies_by(plane: DataPlane) -> None:
+    """RFC 9111 sections 4.1 and 4.3.4: the stored answer has the Vary of the 304 from then on."""
+
+    def script(seen: Seen) -> bytes:
+        language = seen.field("accept-language") or b""
+        if seen.field("if-none-match") and language == b"de":
+            return reply("Cache-Control: public, max-age=60", ETAG, "Vary: Accept-Language", status="304 Not Modified")
+        return stale(ETAG, body=language) if language == b"de" else stale(ETAG, "Vary: Accept-Language", body=language)
+
+    upstream = cached(plane, script)
+    for _ in range(2):
+        assert plane.ask("GET", upstream.path + "/a", "Accept-Language: de").body == b"de"
+    assert plane.ask("GET", upstream.path + "/a", "Accept-Language: en").body == b"en"
+    assert is_hit(plane.ask("GET", upstream.path + "/a", "Accept-Language: de"))
+
+
 def test_head_renews_or_ends_what_is_stored(plane: DataPlane) -> None:
     fresh = reply("Cache-Control: public, max-age=60", ETAG, body=b"").replace(b"Length: 0", b"Length: 6")
     for answer, hits in ((fresh, True), (fresh.replace(b"Length: 6", b"Length: 7"), False)):

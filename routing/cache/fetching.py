@@ -208,13 +208,16 @@ class Fetch:
     def _freshen(self, answer: StoredAnswer, head: AnswerHead) -> StoredAnswer:
         """The stored answer as a 304, or a HEAD that agrees with it, has renewed it."""
         merged = AnswerHead(answer.status, merged_lines(answer, head), is_sized=answer.status not in BODILESS)
-        draft = self._draft(merged, answer.vary)
+        draft = self._draft(merged)
         if draft is None:  # it says now that it is not to be kept
             self.cache.store.drop(answer)
             self.cache.land(self, None)
             return answer
         fresh = self._stored(draft, answer.body)
-        if draft.key != answer.key and answer.key[0] != EVERYBODY:
+        if draft.key == answer.key:
+            if draft.vary != answer.vary:  # the renewal itself may say what it varies by
+                self.cache.store.drop(answer)
+        elif answer.key[0] != EVERYBODY:
             self.cache.store.drop(answer)
         return fresh
 
@@ -222,13 +225,12 @@ class Fetch:
         """What is to be kept of an answer; None: nothing, and whoever waits for it goes on alone."""
         draft = None
         if self.exchange.method == b"GET" and not self.exchange.is_fallback:
-            draft = self._draft(head, None)
+            draft = self._draft(head)
         if draft is None:
             self._not_kept(head)
         return draft
 
-    def _draft(self, head: AnswerHead, vary: Vary | None) -> Draft | None:
-        """``vary`` None: as the answer says."""
+    def _draft(self, head: AnswerHead) -> Draft | None:
         exchange, policy = self.exchange, self.policy
         if self.asked.no_store:
             return None
@@ -239,15 +241,12 @@ class Fetch:
         verdict = judge(said, head.status, policy, credentials, received=time.time(), delay_s=now - self.sent_at)
         if verdict is None or not _is_worth_keeping(verdict, said, policy, is_sized=head.is_sized):
             return None
-        is_owners = verdict.audience is Audience.OWNER
-        if vary is None:
-            varies = vary_of(exchange, b", ".join(said[b"vary"]) if b"vary" in said else None)
-            if varies is None:
-                return None
-            vary, names_owner = varies
-            is_owners = is_owners or names_owner
+        varies = vary_of(exchange, b", ".join(said[b"vary"]) if b"vary" in said else None)
+        if varies is None:
+            return None
+        vary, names_owner = varies
         owner = EVERYBODY
-        if is_owners:
+        if names_owner or verdict.audience is Audience.OWNER:
             whose = owner_of(exchange)
             if whose is None:
                 return None
