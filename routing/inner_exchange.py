@@ -41,7 +41,7 @@ class InnerExchange(Exchange):
         self.request_id, self.trace_id, self.trace_lines = of.request_id, of.trace_id, of.trace_lines
         self.snapshot, self.path, self.match = of.snapshot, of.path, of.match
         self.version, self.application, self.key = of.version, of.application, of.key
-        self.user = of.user
+        self.user, self.certificate = of.user, of.certificate
         self.has_body = bool(body)
         self.content_length = len(body) if body else None
         self.lines = b""  # of the answer, with its status in ``status``

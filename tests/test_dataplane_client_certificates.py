@@ -15,12 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway_project.dataplane.tls import CertificateError, Certificates
+from tests.cached_services import cached, reply, status_of
 from tests.dataplane import DataPlane, worker_settings
 from tests.gateway_process import eventually
 from tests.http2_client import Http2Client
 from tests.private_servers import free_port
 from tests.raw_http import Answer, CutShort
-from tests.scripted_upstream import Peer, Upstream
+from tests.scripted_upstream import Peer, Seen, Upstream
 from tests.tls_clients import TlsClient, issue, put_pair, trusting
 from tests.wires import application_wire
 
@@ -241,3 +242,18 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path, name: str, text: st
         file.write_text(text)
     with pytest.raises(CertificateError, match=sentence):
         Certificates(worker_settings(tmp_path, **settings(tmp_path, **{name: str(file)})))
+
+
+def test_an_answer_to_a_certificate_stays_its_applications_own_when_it_is_renewed(plane: DataPlane) -> None:
+    def script(seen: Seen) -> bytes:
+        who = seen.field("x-gateway-application") or b""
+        is_first = len(shelf.requests) == 1
+        return reply("Cache-Control: max-age=60, stale-while-revalidate=600", body=who, age_s=90 if is_first else 0)
+
+    shelf = cached(plane, script)
+    shown = issue(CLIENTS, ROBOT)
+    ask(plane, shelf.path + "/a", shown)
+    assert status_of(ask(plane, shelf.path + "/a", shown)).endswith("detail=stale-while-revalidate")
+    eventually(lambda: "detail" not in status_of(ask(plane, shelf.path + "/a", shown)), what="the renewed answer")
+    assert ask(plane, shelf.path + "/a", shown).body == b"app_acme"
+    assert ask(plane, shelf.path + "/a", None, key="").body == b"app_1"
