@@ -17,31 +17,44 @@ _LONGEST = 65_536  # of a text; what follows is cut off
 
 Replace = Callable[[re.Match[str]], str]
 
-
-_ENCODED = re.compile(r"%2[0Dd]")  # between groups of digits: a blank or a hyphen
+_DIGITS = b"0123456789"
+_ONCE = bytes.maketrans(_DIGITS, bytes(range(10)))
+_TWICE = bytes.maketrans(_DIGITS, bytes(sum(divmod(2 * digit, 10)) for digit in range(10)))
+_SHORTEST_CARD, _LONGEST_CARD = 13, 19
 
 
 def _card(match: re.Match[str]) -> str:
-    digits = [int(each) for each in _ENCODED.sub("", match[0]) if each.isdigit()]
-    return _STARS if is_card_number(digits) else match[0]
+    return _STARS if _is_card(match[0].encode("ascii")) else match[0]
 
 
-def is_card_number(digits: Sequence[int]) -> bool:
+def _card_octets(match: re.Match[bytes]) -> bytes:
+    return _STARS.encode() if _is_card(match[0]) else match[0]
+
+
+def _is_card(found: bytes) -> bool:
+    if b"%" in found:  # between groups of digits: a blank or a hyphen
+        found = found.replace(b"%20", b"").replace(b"%2D", b"").replace(b"%2d", b"")
+    return is_card_number(found.translate(None, b" +-"))
+
+
+def is_card_number(digits: bytes) -> bool:
     """By the check digit (ISO/IEC 7812-1, annex B)."""
-    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
-    return 13 <= len(digits) <= 19 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+    summed = sum(digits[-1::-2].translate(_ONCE)) + sum(digits[-2::-2].translate(_TWICE))
+    return _SHORTEST_CARD <= len(digits) <= _LONGEST_CARD and summed % 10 == 0
 
 
 class _Rule(NamedTuple):
-    """``hints``: one of them stands in every text that the expression could match."""
+    """In every text that the expression could match stands one of the ``hints``, and one of the characters in
+    ``signs``."""
 
+    signs: str
     hints: tuple[str, ...]
     pattern: re.Pattern[str]
     replace: Replace
 
 
-def _rule(hints: str, pattern: str, replace: Replace | None = None) -> _Rule:
-    return _Rule(tuple(hints.split()), re.compile(pattern), replace or (lambda match: match["kept"] + _STARS))
+def _rule(signs: str, hints: str, pattern: str, replace: Replace | None = None) -> _Rule:
+    return _Rule(signs, tuple(hints.split()), re.compile(pattern), replace or (lambda match: match["kept"] + _STARS))
 
 
 _START = r"(?:\b|(?<=%[0-9A-Fa-f][0-9A-Fa-f]))"  # of a word, which may stand behind an encoded character
@@ -49,23 +62,30 @@ _START = r"(?:\b|(?<=%[0-9A-Fa-f][0-9A-Fa-f]))"  # of a word, which may stand be
 
 def _rules(key_prefix: str) -> dict[str, list[_Rule]]:
     key = re.escape(key_prefix)
+    sign = next((each for each in key_prefix if not each.isalnum()), key_prefix[:1])  # the rarer, the better
     return {
         # The ten characters that find a key's row are no secret, and say in a log which key it was.
-        "keys": [_rule(key_prefix, rf"(?P<kept>{key}[0-9A-Za-z]{{10}})[0-9A-Za-z]+")],
+        "keys": [_rule(sign, key_prefix, rf"(?P<kept>{key}[0-9A-Za-z]{{10}})[0-9A-Za-z]+")],
         "tokens": [
-            _rule("eyJ", rf"(?P<kept>{_START}eyJ)[A-Za-z0-9_-]{{4,}}(?:\.[A-Za-z0-9_-]*){{0,4}}"),
+            _rule("J", "eyJ", rf"(?P<kept>{_START}eyJ)[A-Za-z0-9_-]{{4,}}(?:\.[A-Za-z0-9_-]*){{0,4}}"),
             _rule(
+                " +%",
                 "earer EARER asic ASIC",
                 rf"(?P<kept>{_START}(?i:bearer|basic)(?: |\+|%20)+)(?!(?i:realm|error)\b)[A-Za-z0-9._~+/=-]{{8,}}",
             ),
-            _rule("rt_ inv_ whsec_", rf"(?P<kept>{_START}(?:p?rt|inv|whsec)_)[A-Za-z0-9_+/=-]{{16,}}"),
-            _rule("://", r"(?P<kept>://)[^/\s:@'\"]{0,200}:[^/\s@'\"]{1,200}(?=@)"),
+            _rule("_", "rt_ inv_ whsec_", rf"(?P<kept>{_START}(?:p?rt|inv|whsec)_)[A-Za-z0-9_+/=-]{{16,}}"),
+            _rule(":", "://", r"(?P<kept>://)[^/\s:@'\"]{0,200}:[^/\s@'\"]{1,200}(?=@)"),
         ],
         "cookies": [
-            _rule("ookie OOKIE", r"(?P<kept>\b(?i:set-cookie|cookie)['\"]?[ ]?[:=,][ ]?b?['\"]?)[^\r\n'\"]+"),
+            _rule(
+                ":=,",
+                "ookie OOKIE",
+                r"(?P<kept>\b(?i:set-cookie|cookie)['\"]?[ ]?[:=,][ ]?b?['\"]?)[^\r\n'\"]+",
+            ),
         ],
         "emails": [
             _rule(
+                "@%",
                 "@ %40",
                 r"[A-Za-z0-9._%+'-]{1,64}(?:@|%40)(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b",
                 lambda match: f"{_STARS}@{_STARS}",
@@ -78,6 +98,7 @@ def _rules(key_prefix: str) -> dict[str, list[_Rule]]:
 _CARD = re.compile(
     r"[2-6](?:(?<![0-9A-Za-z_.].)|(?<=%[0-9A-Fa-f][0-9A-Fa-f].))(?:(?:[ +-]|%20|%2[Dd])?[0-9]){12,18}(?![0-9A-Za-z_])"
 )
+_CARD_OCTETS = re.compile(_CARD.pattern.encode())
 
 
 class Masker:
@@ -88,11 +109,14 @@ class Masker:
         self._rules = [rule for name in classes for rule in rules.get(name, ())]
         self._has_cards = "cards" in classes
         self._patterns = [_compiled(pattern) for pattern in patterns]
+        signs = set("".join(rule.signs for rule in self._rules).encode())
+        is_told_by_signs = not patterns and signs.isdisjoint(_DIGITS)
+        self._harmless = bytes(set(range(256)) - signs - set(_DIGITS)) if is_told_by_signs else None
 
     def mask(self, text: str) -> str:
         if len(text) > _LONGEST:
             text = text[:_LONGEST] + "…"
-        for hints, pattern, replace in self._rules:
+        for _, hints, pattern, replace in self._rules:
             for hint in hints:
                 if hint in text:
                     text = pattern.sub(replace, text)
@@ -102,6 +126,16 @@ class Masker:
         for own in self._patterns:
             text = own.sub(_STARS, text)
         return text
+
+    def mask_octets(self, data: bytes) -> bytes:
+        """What `mask` makes of them. Most paths hold no sign of anything but a card, and too few digits for one."""
+        if self._harmless is not None and len(data) <= _LONGEST:
+            signs = data.translate(None, self._harmless)
+            if not signs or (signs.isdigit() and (len(signs) < _SHORTEST_CARD or not self._has_cards)):
+                return data
+            if signs.isdigit():
+                return _CARD_OCTETS.sub(_card_octets, data)
+        return self.mask(data.decode("latin-1")).encode("latin-1", "replace")
 
 
 def _compiled(pattern: str) -> Any:
@@ -128,7 +162,7 @@ def mask(text: str) -> str:
 
 
 def mask_octets(data: bytes) -> bytes:
-    return _installed.mask(data.decode("latin-1")).encode("latin-1", "replace")
+    return _installed.mask_octets(data)
 
 
 def masked(document: Any) -> Any:

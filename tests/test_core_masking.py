@@ -76,8 +76,37 @@ def test_no_key_survives_wherever_it_stands(before: str, after: str) -> None:
 
 @given(st.integers(0, 10**15 - 1))
 def test_one_check_digit_in_ten_makes_a_card_number(number: int) -> None:
-    digits = [int(each) for each in f"{number:015}"]
-    assert sum(is_card_number([*digits, last]) for last in range(10)) == 1
+    assert sum(is_card_number(f"{number:015}{last}".encode()) for last in range(10)) == 1
+
+
+_SECRETS = (
+    *(
+        "km_0123456789abcdef",
+        "7key0123456789abcdef",
+        JWT,
+        "Bearer opaque-token",
+        "Bearer%20opaque-token",
+        "rt_" + "x" * 20,
+    ),
+    *("redis://u:hush@cache", "Cookie: sid=1", "ann@example.org", "ann%40example.org", "4111111111111111"),
+    *("4111-1111-1111-1111", "4111%201111%2d1111 1111", "378282246310005", "4111111111111112", "order-77"),
+)
+_MASKERS = (
+    MASKER,
+    *(Masker((each,)) for each in CLASSES),
+    Masker(),
+    Masker((), patterns=(r"order-\d+|7",)),
+    Masker(()),
+)
+
+
+@pytest.mark.parametrize(
+    "masker", [*_MASKERS, Masker(key_prefix="7key"), Masker(key_prefix="77"), Masker(key_prefix="")]
+)
+@given(st.lists(st.one_of(st.sampled_from((*_SECRETS, "/", "7", "\n", "x", ".")), st.text(max_size=4)), max_size=5))
+def test_octets_are_masked_as_texts_are(masker: Masker, pieces: list[str]) -> None:
+    data = "".join(pieces).encode("latin-1", "replace")
+    assert masker.mask_octets(data) == masker.mask(data.decode("latin-1")).encode("latin-1", "replace")
 
 
 def test_the_operator_says_what_is_masked() -> None:
