@@ -85,7 +85,9 @@ class AlertTestView(APIView):
     resource = "alerts"
     permission_actions: ClassVar = {"POST": "update"}
 
-    @extend_schema(operation_id="alert_channel_test", request=None, responses={202: AlertMessageSerializer})
+    @extend_schema(
+        operation_id="alert_channel_test", summary="Test channel", request=None, responses={202: AlertMessageSerializer}
+    )
     def post(self, request: Request, id: str) -> Response:
         message = use_cases.send_test(channel=_channel(id))
         return Response(AlertMessageSerializer(message).data, status=202)

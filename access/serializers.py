@@ -1,6 +1,6 @@
 """JSON of applications and whitelist entries."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
 
@@ -25,8 +25,17 @@ from core.serializers import ConfigSerializer, config_meta, policy_fields, text_
     ]
 )
 class ApplicationSerializer(ConfigSerializer[Application]):
-    """``allowedServices`` names services and queue routes: [] none, ["*"] all. ``rateLimit``: per minute and key."""
+    """A client of the gateway, and what it may call."""
 
+    words: ClassVar = {
+        "name": "The client's",
+        "allowed_services": 'Names of services and queue routes; `["*"]` all, `[]` none',
+        "allowed_versions": '`["*"]` all, `[]` none',
+        "endpoint_mode": "`all` endpoints of the allowed services, or only those `listed` in the whitelist",
+        "rate_limit": "Requests per minute for each key; null: the gateway's",
+        "priority": "0 to 9: where a service is overloaded, the lowest are refused first",
+        "is_active": "false: its keys are refused",
+    }
     allowed_services = text_list(required=False)
     allowed_versions = text_list(required=False)
     bundles = text_list(required=False)
@@ -48,6 +57,13 @@ class ApplicationSerializer(ConfigSerializer[Application]):
 class EntrySerializer(ConfigSerializer[EndpointWhitelist]):
     """An endpoint, by the path that clients see. The answer to a write says when the whitelist became binding."""
 
+    words: ClassVar = {
+        "endpoint_path": "A pattern, as clients write it: `{name}` and `*` for one segment, a final `/*` for the rest",
+        "allowed_methods": '`["*"]` any',
+        "allowed_versions": "Narrows the application's",
+        "rate_limit": "Requests per minute for each key, or each address if public; null: the application's",
+        "is_public": "No key is needed",
+    }
     allowed_methods = text_list(required=False, allow_empty=False)
     allowed_versions = text_list(required=False)
     Meta = config_meta(EndpointWhitelist, *ENTRY_FIELDS, read_only=("application_id",))

@@ -147,6 +147,7 @@ class AuditView(APIView):
 
     @extend_schema(
         operation_id="audit_list",
+        summary="List audit entries",
         parameters=[
             *FILTERS,
             OpenApiParameter(
@@ -171,7 +172,7 @@ class AuditView(APIView):
 class AuditEntryView(APIView):
     resource = "logs"
 
-    @extend_schema(operation_id="audit_retrieve", responses=AuditEntrySerializer)
+    @extend_schema(operation_id="audit_retrieve", summary="Read audit entry", responses=AuditEntrySerializer)
     def get(self, request: Request, id: str) -> Response:
         found = audit_trail.entry(id, author(request)["actor"].tenant_id)
         if found is None:
@@ -186,6 +187,7 @@ class AuditExportView(APIView):
 
     @extend_schema(
         operation_id="audit_export",
+        summary="Export audit entries",
         parameters=[*FILTERS, OpenApiParameter("format", str, enum=["csv", "json"], description="json by default")],
         responses={
             (200, "application/json"): AuditEntrySerializer(many=True),

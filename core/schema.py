@@ -1,12 +1,13 @@
-"""What the OpenAPI document says beyond what it finds by itself."""
+"""What the OpenAPI document says of an operation beyond what it finds by itself; `core.openapi` says the rest."""
 
 import inspect
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiParameter
+
+from core.serializers import StrictSerializer
 
 _VERBS = {
     "list": "List",
@@ -15,15 +16,18 @@ _VERBS = {
     "update": "Replace",
     "partial_update": "Change",
     "destroy": "Delete",
-    "suspend": "Suspend",
-    "activate": "Activate",
 }
-_WRITES = ("PUT", "PATCH", "DELETE")
-_STATE_CHANGES = ("suspend", "activate")
+_SINGULARS = {"whitelist": "entry", "circuit-breaker": "service", "discovery": "service"}
 
 
 class AdminSchema(AutoSchema):
-    """Lists under their own names, conditional requests, and the headers of writes."""
+    """Lists under their own names, conditional requests, the headers of writes, and words for what has none.
+
+    Of views it knows: ``plural``, what the list holds; ``is_conditional``, If-Match and If-None-Match count;
+    ``has_news_between_revisions``, so there is no 304; ``makes_revisions`` (as the conditional ones do), writes take
+    Prefer and X-Change-Reason; ``takes_reason``, the latter alone. Of serializers ``of_all_members``: JSON Schema's
+    keywords about how many there must be.
+    """
 
     def _get_paginator(self) -> Any:
         paginator: Any = super()._get_paginator()  # type: ignore[no-untyped-call]
@@ -31,16 +35,44 @@ class AdminSchema(AutoSchema):
             paginator.plural = getattr(self.view, "plural", paginator.plural)
         return paginator
 
+    def _get_filter_parameters(self) -> Any:
+        found: Any = super()._get_filter_parameters()  # type: ignore[no-untyped-call]
+        for parameter in found:
+            parameter.setdefault("description", f"Only those with this `{parameter['name']}`")
+        return found
+
+    def _resolve_path_parameters(self, variables: Any) -> Any:
+        found: Any = super()._resolve_path_parameters(variables)  # type: ignore[no-untyped-call]
+        for parameter in found:
+            parameter.setdefault("description", _named_in(self.path, parameter["name"]))
+        return found
+
+    def _map_basic_serializer(self, serializer: Any, direction: Any) -> Any:
+        schema: Any = super()._map_basic_serializer(serializer, direction)  # type: ignore[no-untyped-call]
+        if direction == "request" and not serializer.partial:
+            schema |= getattr(serializer, "of_all_members", {})
+        if direction == "request" and _is_closed(serializer):
+            schema["additionalProperties"] = False
+        return schema
+
+    def _get_request_for_media_type(self, serializer: Any, direction: Any = "request") -> Any:
+        """A body is needed too where none of its members is, but some are."""
+        schema, is_required = super()._get_request_for_media_type(  # type: ignore[no-untyped-call]
+            serializer, direction
+        )
+        is_required |= isinstance(serializer, dict)  # a schema
+        needs_some = self.method != "PATCH" and "minProperties" in getattr(serializer, "of_all_members", {})
+        return schema, is_required or needs_some
+
     def get_tags(self) -> list[str]:
         return [getattr(self.view, "resource", "public")]
 
     def get_summary(self) -> str | None:
-        verb, plural = _VERBS.get(getattr(self.view, "action", "")), getattr(self.view, "plural", "")
-        if verb is None or not plural:
+        action, plural = getattr(self.view, "action", ""), getattr(self.view, "plural", "")
+        if not action or not plural:
             return None
-        words = re.sub(r"(?=[A-Z])", " ", plural).lower()
-        one = words[:-3] + "y" if words.endswith("ies") else words[:-1]
-        return f"{verb} {words if verb == 'List' else one}"
+        verb, words = _VERBS.get(action, action.capitalize()), re.sub(r"_|(?=[A-Z])", " ", plural).lower()
+        return f"{verb} {words if verb == 'List' else _one_of(words)}"
 
     def get_description(self) -> str:  # type: ignore[override]
         """The method's docstring, else the view's own: what a base class says is meant for engineers."""
@@ -49,14 +81,34 @@ class AdminSchema(AutoSchema):
         return inspect.cleandoc(getattr(action, "__doc__", None) or own or "")
 
     def get_override_parameters(self) -> list[Any]:
-        if not getattr(self.view, "is_conditional", False):
-            return []
-        if self.method in _WRITES or getattr(self.view, "action", "") in _STATE_CHANGES:
-            return [_IF_MATCH, _PREFER, _CHANGE_REASON]
-        if self.method == "POST":
-            return [_PREFER, _CHANGE_REASON]
-        has_news = getattr(self.view, "has_news_between_revisions", False)
-        return [] if self._is_list_view() or has_news else [_IF_NONE_MATCH]
+        is_conditional = getattr(self.view, "is_conditional", False)
+        if self.method == "GET":
+            has_news = getattr(self.view, "has_news_between_revisions", False)
+            return [_IF_NONE_MATCH] if is_conditional and not has_news and not self._is_list_view() else []
+        is_new = self.method == "POST" and (getattr(self.view, "action", "") == "create" or "{" not in self.path)
+        found = [_IF_MATCH] if is_conditional and not is_new else []
+        if is_conditional or getattr(self.view, "makes_revisions", False):
+            return [*found, _PREFER, _CHANGE_REASON]
+        return [_CHANGE_REASON] if getattr(self.view, "takes_reason", False) else []
+
+
+def _is_closed(serializer: Any) -> bool:
+    """Whether any member but those of the document is refused: it takes no other words for them, and has none that one
+    may send back unchanged."""
+    is_strict = getattr(type(serializer), "to_internal_value", None) is StrictSerializer.to_internal_value
+    return is_strict and not any(field.read_only for field in serializer.fields.values())
+
+
+def _one_of(plural: str) -> str:
+    return plural[:-3] + "y" if plural.endswith("ies") else plural[:-1]
+
+
+def _named_in(path: str, parameter: str) -> str:
+    """``/admin/access/roles/{name}`` → ``The role's name``."""
+    if parameter not in ("id", "name", "number"):
+        return f"The {parameter}'s {'name' if parameter in ('version', 'instance') else 'id'}"
+    before = path.partition(f"/{{{parameter}}}")[0].rpartition("/")[2]
+    return f"The {_SINGULARS.get(before) or _one_of(before.replace('-', ' '))}'s {parameter}"
 
 
 def _header(name: str, description: str, **bounds: Any) -> OpenApiParameter:
@@ -72,85 +124,3 @@ _IF_MATCH = _header(
 _IF_NONE_MATCH = _header("If-None-Match", "An ETag; if the object is still the same, the answer is 304", pattern=_TAGS)
 _PREFER = _header("Prefer", "`wait=0` not to wait until the gateways have applied the change, else up to a second")
 _CHANGE_REASON = _header("X-Change-Reason", "Why, for the history; percent-encoded beyond ASCII", maxLength=MAX_REASON)
-
-PROBLEM_SCHEMA = {
-    "type": "object",
-    "description": "A problem document (RFC 9457)",
-    "required": ["type", "title", "status", "detail", "instance", "code", "request_id"],
-    "properties": {
-        "type": {"type": "string", "format": "uri-reference"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "One sentence for whoever reads it"},
-        "instance": {"type": "string"},
-        "code": {"type": "string", "description": "Stable, for programs"},
-        "request_id": {"type": "string"},
-        "errors": {
-            "type": "object",
-            "description": "Of `invalid_field` and `conflict`: sentences by field",
-            "additionalProperties": {"type": "array", "items": {"type": "string"}},
-        },
-        "current": {"type": "integer", "description": "Of `stale_revision`: the object's present revision"},
-        "routes": {
-            "type": "array",
-            "items": {"type": "string"},
-            "description": "Of `conflict`: what stands in the way",
-        },
-    },
-    "example": {
-        "type": "urn:portcullis:error:invalid_field",
-        "title": "A field is not valid",
-        "status": 422,
-        "detail": "Not valid: name.",
-        "instance": "/admin/routing/services",
-        "code": "invalid_field",
-        "request_id": "6f1ed002ab5595859014ebf0951522d9",
-        "errors": {"name": ["This field is required."]},
-    },
-}
-
-
-def _problem_statuses(path: str, method: str, operation: dict[str, Any]) -> Iterator[str]:
-    """The refusals and failures that the operation may answer with."""
-    yield from ("400", "429", "503")
-    if operation.get("security"):
-        yield from ("401", "403")
-    elif method != "get":
-        yield "401"  # credentials come otherwise: a password, a token for setting up
-    if "{" in path:
-        yield "404"
-    if method != "get":
-        yield from ("404", "409", "413", "415", "422")
-    elif operation.get("parameters"):
-        yield "422"
-    if any(parameter["name"] == "If-Match" for parameter in operation.get("parameters", ())):
-        yield "412"
-
-
-def _let_null_fit_once(node: Any) -> None:
-    """``oneOf: [{}, null]``, said of a field that holds any JSON or null, would refuse null: it fits both."""
-    if isinstance(node, dict):
-        if {} in node.get("oneOf", ()):
-            del node["oneOf"]
-        for inner in node.values():
-            _let_null_fit_once(inner)
-    elif isinstance(node, list):
-        for inner in node:
-            _let_null_fit_once(inner)
-
-
-def add_problems(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
-    """A drf-spectacular postprocessing hook: every operation may answer with a problem document."""
-    result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
-    problem = {
-        "description": "What went wrong: 4xx is the request's fault, 503 says with Retry-After when to come again",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-    _let_null_fit_once(result["components"])
-    for path, operations in result["paths"].items():
-        for method, operation in operations.items():
-            for status in (*_problem_statuses(path, method, operation), "default"):
-                operation["responses"].setdefault(status, problem)
-            if any(parameter["name"] == "If-None-Match" for parameter in operation.get("parameters", ())):
-                operation["responses"]["304"] = {"description": "It is still as `If-None-Match` says"}
-    return result

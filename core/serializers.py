@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from django.db import models
+from drf_spectacular.plumbing import get_lib_doc_excludes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -16,6 +16,7 @@ from core.policies import Policy
 from core.validation import LIST_LIMIT
 
 Row = TypeVar("Row", bound=models.Model)
+POLICY_SCHEMAS: dict[str, Any] = {}  # by name, as far as the API has them
 _LAST_MS = 253_402_300_799_999  # the end of the year 9999
 
 
@@ -118,10 +119,18 @@ class StrictSerializer(serializers.Serializer[Any]):
         return self.instance is not None and self.to_representation(self.instance).get(name) == value
 
 
+_WORDS = {
+    "bundles": "Names of bundles; their policies count where nothing is said here, in this order",
+    "description": "For people",
+    "revision": "The revision that has last changed it, as in its `ETag`",
+}
+
+
 class ConfigSerializer(StrictSerializer, serializers.ModelSerializer[Row]):
     """A configuration row. Its fields are listed in Meta by attribute name and appear in camelCase."""
 
     identity: ClassVar[str] = ""  # the attribute that stands in the URL: a PUT need not repeat it
+    words: ClassVar[Mapping[str, str]] = {}  # what the document says of a field, by attribute
 
     serializer_field_mapping = {
         **serializers.ModelSerializer.serializer_field_mapping,
@@ -137,8 +146,9 @@ class ConfigSerializer(StrictSerializer, serializers.ModelSerializer[Row]):
     }
 
     def get_fields(self) -> dict[str, Any]:
-        fields = {}
+        fields, words = {}, {**_WORDS, **self.words}
         for name, field in super().get_fields().items():
+            field.help_text = field.help_text or words.get(name)
             if camel(name) != name and field.source is None:
                 field.source = name
             if name == self.identity and self.instance is not None:
@@ -180,17 +190,13 @@ def policy_fields(kinds: Mapping[str, type[Policy]]) -> dict[str, Any]:
     return fields
 
 
-@cache
-def policy_schema(kind: type[Policy]) -> dict[str, Any]:
-    """Its JSON schema, with what it refers to laid in."""
-    schema = msgspec.json.schema(kind)
-    definitions = schema.pop("$defs")
+def policy_schema(kind: type[Policy]) -> dict[str, str]:
+    """A reference to its JSON schema, which stands in ``POLICY_SCHEMAS`` with all that it refers to."""
+    (reference,), schemas = msgspec.json.schema_components((kind,), ref_template="#/components/schemas/{name}")
+    POLICY_SCHEMAS.update(schemas)
+    return reference
 
-    def laid_in(node: Any) -> Any:
-        if isinstance(node, dict):
-            if "$ref" in node:
-                return laid_in(definitions[node["$ref"].rpartition("/")[2]])
-            return {name: laid_in(value) for name, value in node.items()}
-        return [laid_in(each) for each in node] if isinstance(node, list) else node
 
-    return {**laid_in(schema), "nullable": True}
+def classes_without_words() -> list[type]:
+    """drf-spectacular's GET_LIB_DOC_EXCLUDES: bases whose docstrings do not describe what is made of them."""
+    return [*get_lib_doc_excludes(), ConfigSerializer, StrictSerializer]  # type: ignore[no-untyped-call]

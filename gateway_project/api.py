@@ -78,7 +78,7 @@ class AdminHealthView(APIView):
 
     resource = "system"
 
-    @extend_schema(responses=HealthSerializer, operation_id="health")
+    @extend_schema(responses=HealthSerializer, operation_id="health", summary="Read health of the gateway")
     def get(self, request: Request) -> Response:
         revision = ConfigRevision.objects.aggregate(latest=Max("number"))["latest"] or 0
         live = list(live_nodes())

@@ -146,7 +146,7 @@ class ManagedKeyFilters(Filters):
 
 
 class ManagedKeyViewSet(SnakeCaseErrors, KeyViewSet):
-    """Keys, as document 001 has them."""
+    """API keys. What else there is to do with them is at `/keys`."""
 
     serializer_class: Any = ManagedKeySerializer
     filterset_class = ManagedKeyFilters

@@ -41,7 +41,13 @@ class ValidateView(APIView):
     authentication_classes = []
     permission_classes = []
 
-    @extend_schema(request=ValidationSerializer, responses=VerdictSerializer, operation_id="validate", auth=[])
+    @extend_schema(
+        request=ValidationSerializer,
+        responses=VerdictSerializer,
+        operation_id="validate",
+        summary="Validate key",
+        auth=[],
+    )
     def post(self, request: Request) -> Response:
         refuse_when_exhausted(VALIDATIONS.charge(client_address(request._request)))
         serializer = ValidationSerializer(data=request.data)
@@ -76,7 +82,9 @@ class SetupView(APIView):
     authentication_classes = []
     permission_classes = []
 
-    @extend_schema(request=SetupSerializer, responses={201: FirstAdminSerializer}, operation_id="setup", auth=[])
+    @extend_schema(
+        request=SetupSerializer, responses={201: FirstAdminSerializer}, operation_id="setup", summary="Set up", auth=[]
+    )
     def post(self, request: Request) -> Response:
         if is_set_up():
             raise ClientFault("conflict", "Setup is done already. `manage.py createadmin` recovers a lost admin.")

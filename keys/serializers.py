@@ -1,6 +1,6 @@
 """JSON of API keys, of validation, and of setup."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
@@ -53,6 +53,15 @@ class KeySerializer(ConfigSerializer[ApiKey]):
     """A key, never the key itself. ``status`` is active, suspended, deprecated, revoked or expired; ``replacesId`` is
     the key in whose place it came. Uses are at most a minute old."""
 
+    words: ClassVar = {
+        "owner": "Who answers for it",
+        "scopes": "What routes and services may ask for; of an admin key, what it may do here",
+        "lookup_id": "How the key begins, after its prefix",
+        "last_used_address": "The client's at the last use",
+        "isActive": "false: the key is suspended",
+        "isAdmin": "It opens this API, and belongs to a user",
+        "created_by": "Who made it",
+    }
     owner = Text(max_length=100, required=False)
     scopes = text_list(required=False)
     status = serializers.SerializerMethodField()

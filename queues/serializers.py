@@ -1,5 +1,7 @@
 """JSON of queue routes and tasks."""
 
+from typing import ClassVar
+
 from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
 from rest_framework import serializers
 
@@ -16,9 +18,19 @@ from queues.services import QUEUE_ROUTE_FIELDS
     ]
 )
 class QueueRouteSerializer(ConfigSerializer[QueueRoute]):
-    """``delayS`` and ``expiresS`` are seconds; ``priority`` 0 to 9."""
+    """A way to a queue: requests on routes that lead to it become tasks."""
 
     identity = "name"
+    words: ClassVar = {
+        "name": "What applications are allowed, beside services; it cannot change",
+        "task_name": "The Celery task, such as `email.send`",
+        "queue": "The broker's queue",
+        "arguments": "The body's `members` become keyword arguments, or the whole `body` is the one argument",
+        "priority": "0 to 9, the higher first; null: none",
+        "delay_s": "How long a task waits before it is published",
+        "expires_s": "From then on: whoever finds the task later does not run it; null: never",
+        "headers": "Further message headers",
+    }
     headers = serializers.DictField(child=Text(allow_blank=True), required=False)
     Meta = config_meta(QueueRoute, *QUEUE_ROUTE_FIELDS)
 

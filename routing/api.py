@@ -154,11 +154,11 @@ class WeightsView(APIView):
     serializer_class = WeightsSerializer
     is_conditional = True
 
-    @extend_schema(responses=WeightsSerializer)
+    @extend_schema(summary="Read weights", responses=WeightsSerializer)
     def get(self, request: Request, name: str) -> Response:
         return self._answer(find_service(name), request)
 
-    @extend_schema(request=WeightsSerializer, responses=WeightsSerializer)
+    @extend_schema(summary="Replace weights", request=WeightsSerializer, responses=WeightsSerializer)
     def put(self, request: Request, name: str) -> Response:
         service = find_service(name)
         serializer = WeightsSerializer(data=request.data)

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 import django_filters
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -29,14 +29,27 @@ class PurgeSerializer(serializers.ModelSerializer[CachePurge]):
         read_only_fields = fields
 
 
+@extend_schema_field({"type": "boolean", "const": True})
+class _OnlyTrue(Flag):
+    pass
+
+
+@extend_schema_serializer(
+    component_name="WhatToPurge",
+    examples=[
+        OpenApiExample("All below a path", {"prefix": "/api/v1/catalogue/"}, request_only=True),
+        OpenApiExample("Whatever has a tag", {"tag": "product-17"}, request_only=True),
+    ],
+)
 class PurgeRequestSerializer(StrictSerializer):
     """Exactly one of these. ``url`` and ``prefix`` begin with a slash, or with ``https://`` and a host."""
 
+    of_all_members: ClassVar = {"minProperties": 1, "maxProperties": 1}
     url = Text(required=False, max_length=8192)
     prefix = Text(required=False, max_length=8192)
     service = Text(required=False, max_length=200)
     tag = Text(required=False, max_length=200)
-    all = Flag(required=False)
+    all = _OnlyTrue(required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if len(attrs) != 1:
@@ -51,8 +64,9 @@ class CachePurgeView(APIView):
 
     resource = "cache"
     permission_actions: ClassVar[dict[str, str]] = {"POST": "delete"}
+    takes_reason = True
 
-    @extend_schema(request=PurgeRequestSerializer, responses={202: PurgeSerializer})
+    @extend_schema(summary="Purge stored answers", request=PurgeRequestSerializer, responses={202: PurgeSerializer})
     def post(self, request: Request) -> Response:
         serializer = PurgeRequestSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)

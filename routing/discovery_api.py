@@ -79,8 +79,7 @@ class RegisteredSerializer(serializers.Serializer[Any]):
 
 
 class RegistrationView(APIView):
-    """PUT registers the instance, and again every few seconds keeps it registered; DELETE takes it away at once.
-    ``Authorization: Bearer`` carries the service's registration token. No revision is made."""
+    """``Authorization: Bearer`` carries the service's registration token. No revision is made."""
 
     resource = "discovery"
     open_to = "instances, with the registration token of their service"
@@ -89,10 +88,13 @@ class RegistrationView(APIView):
 
     @extend_schema(
         operation_id="discovery_register",
+        summary="Register instance",
         request=InstanceSerializer,
         responses={200: RegisteredSerializer, 201: RegisteredSerializer},
     )
     def put(self, request: Request, name: str, instance: str) -> Response:
+        """Register an instance, or keep it registered, with its service's registration token. It is taken away when
+        it has not been registered again for ``ttlS`` seconds. No revision is made."""
         serializer = InstanceSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         values = serializer.validated_data
@@ -106,8 +108,9 @@ class RegistrationView(APIView):
         )
         return Response(_document(registered), status=201 if registered.is_new else 200)
 
-    @extend_schema(operation_id="discovery_deregister", responses={204: None})
+    @extend_schema(operation_id="discovery_deregister", summary="Deregister instance", responses={204: None})
     def delete(self, request: Request, name: str, instance: str) -> Response:
+        """Take an instance away at once, with its service's registration token."""
         registration.deregister(service=_caller(request), instance=instance)
         return Response(status=204)
 
@@ -133,14 +136,16 @@ class TokenSerializer(serializers.Serializer[Any]):
 
 
 class RegistrationTokenView(APIView):
-    """POST makes the token with which a service's instances register, in the place of the one before; DELETE takes it
-    away. Both are revisions, without the token."""
+    """The token with which a service's instances register."""
 
     resource = "services"
     permission_actions: ClassVar[dict[str, str]] = {"POST": "update", "DELETE": "update"}
+    makes_revisions = True
 
-    @extend_schema(request=None, responses={201: TokenSerializer})
+    @extend_schema(summary="Create registration token", request=None, responses={201: TokenSerializer})
     def post(self, request: Request, name: str) -> Response:
+        """Make the token with which a service's instances register, in the place of the one before. The revision does
+        not hold it."""
         service = find_service(name)
         with observed() as numbers:
             token, made_at = registration.create_token(service=service, **author(request))
@@ -148,8 +153,9 @@ class RegistrationTokenView(APIView):
         headers = {"Cache-Control": "no-store"}
         return settle(request, Response(document, status=201, headers=headers), numbers)
 
-    @extend_schema(responses={204: None})
+    @extend_schema(summary="Delete registration token", responses={204: None})
     def delete(self, request: Request, name: str) -> Response:
+        """Let no instance register any more."""
         with observed() as numbers:
             registration.revoke_token(service=find_service(name), **author(request))
         return settle(request, Response(status=204), numbers)
@@ -165,6 +171,7 @@ class InstanceRowSerializer(serializers.ModelSerializer[DiscoveredTarget]):
         read_only_fields = fields
 
 
+@extend_schema_serializer(component_name="ServiceDiscovery")
 class DiscoverySerializer(serializers.Serializer[Any]):
     """``instances`` are those registered by HTTP; what hosts found in Redis and DNS stands in the service's health.
     ``tokenCreatedAt`` is null while nobody can register."""
@@ -177,7 +184,7 @@ class DiscoverySerializer(serializers.Serializer[Any]):
 class DiscoveryView(APIView):
     resource = "services"
 
-    @extend_schema(responses=DiscoverySerializer)
+    @extend_schema(summary="List registered instances", responses=DiscoverySerializer)
     def get(self, request: Request, name: str) -> Response:
         """Who is registered with a service."""
         service = find_service(name)

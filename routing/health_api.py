@@ -65,7 +65,7 @@ class ServiceHealthView(APIView):
 
     resource = "services"
 
-    @extend_schema(responses=ServiceHealthSerializer)
+    @extend_schema(summary="Read health of service", responses=ServiceHealthSerializer)
     def get(self, request: Request, name: str) -> Response:
         service = find_service(name)
         report = report_on(service)
@@ -104,7 +104,7 @@ class HealthCheckView(APIView):
     resource = "services"
     permission_actions: ClassVar[dict[str, str]] = {"POST": "update"}
 
-    @extend_schema(request=None, responses=HealthCheckSerializer)
+    @extend_schema(summary="Check health now", request=None, responses=HealthCheckSerializer)
     def post(self, request: Request, name: str) -> Response:
         check, answers = ask_targets(find_service(name))
         targets = [
@@ -168,8 +168,9 @@ class CircuitResetView(APIView):
 
     resource = "services"
     permission_actions: ClassVar[dict[str, str]] = {"POST": "update"}
+    makes_revisions = True
 
-    @extend_schema(request=None, responses=ResetSerializer)
+    @extend_schema(summary="Reset circuits", request=None, responses=ResetSerializer)
     def post(self, request: Request, name: str) -> Response:
         service = find_service(name)
         rows = TargetStatus.objects.filter(IS_CURRENT, service=service).exclude(circuit=TargetStatus.Circuit.CLOSED)

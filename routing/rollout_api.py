@@ -125,8 +125,7 @@ class RolloutViewSet(ListViewSet[Rollout]):
     filterset_class = RolloutFilters
     lookup_field = "id"
     resource, plural = "services", "rollouts"
-    is_conditional = True  # for the OpenAPI document: Prefer and X-Change-Reason count
-    has_news_between_revisions = True
+    makes_revisions = True
     permission_actions: ClassVar = {"POST": "update"}  # it changes weights, and makes nothing that stays
     orderings: ClassVar = {"createdAt": "created_at", "endedAt": "ended_at"}
     default_ordering = "-createdAt"
@@ -220,6 +219,7 @@ class TrafficView(APIView):
     resource = "services"
 
     @extend_schema(
+        summary="Read traffic of versions",
         parameters=[_WINDOW],
         responses=TrafficSerializer,
     )

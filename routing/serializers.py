@@ -1,6 +1,6 @@
 """JSON of services, versions, targets and routes."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from drf_spectacular.utils import OpenApiExample, extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
@@ -21,6 +21,12 @@ from routing.policies import GATEWAY_POLICIES, ROUTE_POLICIES, SERVICE_POLICIES
 from routing.services import ROUTE_FIELDS, SERVICE_FIELDS, TARGET_FIELDS, VERSION_FIELDS
 
 _LONGEST_S = 10**9  # far beyond what is allowed, and still a number in milliseconds
+_TIMES = {
+    "request_timeout_ms": "From the beginning of a try to the first byte of the answer; null: ",
+    "connect_timeout_ms": "For resolving, connecting and TLS; null: ",
+    "idle_timeout_ms": "Of silence in the middle of a body; null: ",
+    "total_timeout_ms": "For everything, retries among it; null: ",
+}
 _ALIASES = {"url": "defaultUrl", "health_endpoint": "healthEndpoint", "timeout": "requestTimeoutMs"}
 
 
@@ -34,6 +40,7 @@ _ALIASES = {"url": "defaultUrl", "health_endpoint": "healthEndpoint", "timeout":
     ]
 )
 class GatewaySerializer(ConfigSerializer[GatewayPolicies]):
+    of_all_members: ClassVar = {"minProperties": 1}
     Meta = config_meta(GatewayPolicies, *GATEWAY_POLICIES)
 
     def get_fields(self) -> dict[str, Any]:
@@ -58,6 +65,21 @@ class ServiceSerializer(ConfigSerializer[ServiceConfig]):
     """``url``, ``health_endpoint`` and ``timeout`` (seconds) are taken as aliases, as other gateways name them."""
 
     identity = "name"
+    words: ClassVar = {
+        "name": "Clients call `/api/v1/{name}/…`; it cannot change",
+        "default_url": "Serves as long as no version does",
+        "current_version": "Answers when a request names no version and no weight decides",
+        "fallback_url": "Used once, only if no byte of the request has reached a target",
+        "path_prefix": "Stands before every path at the upstream",
+        "health_endpoint": "A path that is probed, even without `healthChecks`",
+        "implicit_route": "Keep `/api/v1/{name}/…` although routes lead here",
+        "request_timeout_ms": _TIMES["request_timeout_ms"] + "`REQUEST_TIMEOUT`",
+        "connect_timeout_ms": _TIMES["connect_timeout_ms"] + "5 seconds",
+        "idle_timeout_ms": _TIMES["idle_timeout_ms"] + "30 seconds",
+        "total_timeout_ms": _TIMES["total_timeout_ms"] + "no limit",
+        "is_active": "false: its routes answer 404",
+        "circuit_resets": "How often its circuits have been reset",
+    }
     bundles = text_list(required=False)
     Meta = config_meta(ServiceConfig, *SERVICE_FIELDS, read_only=("circuit_resets",))
 
@@ -93,12 +115,23 @@ def _milliseconds(seconds: Any) -> Any:
 )
 class VersionSerializer(ConfigSerializer[ServiceVersion]):
     identity = "version"
+    words: ClassVar = {
+        "version": "`2` and `v2` are the same to clients; it cannot change",
+        "weight": "0 to 10000: its share of the sum; with 0 it answers only requests that name it",
+        "deprecation_link": "What callers of a deprecated version should read",
+        "is_active": "false: it gets no traffic at all",
+    }
     service = serializers.CharField(source="service.name", read_only=True)
     Meta = config_meta(ServiceVersion, *VERSION_FIELDS, read_only=("service",))
 
 
 @extend_schema_serializer(examples=[OpenApiExample("A target", {"url": "http://10.0.3.17:7000"}, request_only=True)])
 class TargetSerializer(ConfigSerializer[ServiceTarget]):
+    words: ClassVar = {
+        "url": "Scheme, host and port only",
+        "weight": "0 to 10000: its share beside the other targets",
+        "is_active": "false: it gets no traffic",
+    }
     version = serializers.CharField(source="version.version", read_only=True)
     Meta = config_meta(ServiceTarget, *TARGET_FIELDS, read_only=("version",))
 
@@ -187,6 +220,26 @@ class ByName(serializers.Field[Any, Any, Any, Any]):
     ]
 )
 class RouteSerializer(ConfigSerializer[Route]):
+    """It leads to a ``service``, a ``queueRoute``, or an ``aggregation`` of several calls."""
+
+    words: ClassVar = {
+        "name": "For admins, logs and history",
+        "path": "A pattern below `/api/`: `{name}` and `*` stand for one segment, a final `/*` for the rest",
+        "hosts": "`*.example.com` for all below it; empty: any",
+        "methods": "In upper case; empty: any",
+        "priority": "Decides between patterns of the same literal beginning: the higher one wins",
+        "version": "The version that answers, whatever the request names",
+        "strip_prefix": "Whole segments that are taken off the beginning",
+        "replace_prefix": "What comes in the place of `stripPrefix`",
+        **{name: f"{words}the service's" for name, words in _TIMES.items()},
+        "requires_key": "false: anybody may call it",
+        "max_body_bytes": "null: `MAX_REQUEST_BODY_SIZE`",
+        "allow_empty_segments": "Let paths with `//` pass",
+        "retry_unsafe_methods": "POST and PATCH may be sent again when a kept connection turns out to be dead",
+        "pass_credentials": "The upstream sees the client's key or token",
+        "is_active": "false: 404, and nothing else takes the request",
+        "group": "Empty but for routes of `/api/v1/management/routes`: the id there",
+    }
     hosts = text_list(required=False)
     methods = text_list(required=False)
     service = ByName(ServiceConfig)

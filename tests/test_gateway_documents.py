@@ -1,5 +1,7 @@
 """The OpenAPI document, its pages, and the control process's health."""
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ def test_every_operation_may_answer_with_a_problem_and_says_who_may_call(documen
     assert document["openapi"].startswith("3.1")
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            assert "application/problem+json" in operation["responses"]["default"]["content"], (path, method)
+            assert operation["responses"]["default"] == {"$ref": "#/components/responses/Problem"}, (path, method)
             security = operation.get("security", [])
             is_public = path in ("/validate", "/setup", "/auth/login", "/auth/refresh")
             assert bool(security) is not is_public, (path, method)
@@ -77,6 +79,14 @@ def test_lists_and_conditional_requests_are_described(document: dict[str, Any]) 
         ("/admin/routing/services/{name}/weights", "put", {"If-Match", "Prefer", "X-Change-Reason"}),
         ("/keys/{id}", "get", set()),  # it tells more than its revisions
         ("/keys/{id}/suspend", "post", {"If-Match", "Prefer", "X-Change-Reason"}),
+        ("/keys/{id}/rotate", "post", {"If-Match", "Prefer", "X-Change-Reason"}),
+        ("/admin/access/users/{id}/deactivate", "post", {"If-Match", "Prefer", "X-Change-Reason"}),
+        ("/admin/access/end-users/{id}/reset-password", "post", {"If-Match", "Prefer", "X-Change-Reason"}),
+        ("/admin/access/signing-keys/{id}", "get", set()),
+        ("/admin/access/signing-keys/{id}/revoke", "post", {"If-Match", "Prefer", "X-Change-Reason"}),
+        ("/admin/access/signing-keys/rotate", "post", {"Prefer", "X-Change-Reason"}),
+        ("/admin/circuit-breaker/{name}/reset", "post", {"Prefer", "X-Change-Reason"}),
+        ("/admin/cache/purge", "post", {"X-Change-Reason"}),
         ("/admin/revisions/{number}", "get", set()),
     ],
 )
@@ -86,6 +96,72 @@ def test_the_headers_that_count_are_described(
     operation = document["paths"][path][method]
     assert {each["name"] for each in operation["parameters"] if each["in"] == "header"} == headers
     assert ("304" in operation["responses"]) is ("If-None-Match" in headers)
+
+
+def test_everything_is_described_in_words_for_users(document: dict[str, Any]) -> None:
+    purposes = {tag["name"]: tag["description"] for tag in document["tags"]}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            assert operation["summary"] and all(purposes[tag] for tag in operation["tags"]), where
+            assert all(parameter["description"] for parameter in operation.get("parameters", ())), where
+            assert all("$ref" in answer or answer["description"] for answer in operation["responses"].values()), where
+    # rules and features by number, reStructuredText, and what base classes say to engineers
+    foreign = re.compile(r"\b[A-Z]\d+\b[:.,]|rules? \d+|document 00\d|``|listed in Meta|unknown member is an error at")
+    assert not [text for text in _descriptions(document) if foreign.search(text)]
+
+
+def _descriptions(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("description"), str):
+            yield node["description"]
+        for inner in node.values():
+            yield from _descriptions(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from _descriptions(inner)
+
+
+def test_an_example_of_a_problem_is_one(document: dict[str, Any]) -> None:
+    for status, answer in document["paths"]["/admin/routing/services/{name}"]["put"]["responses"].items():
+        if "$ref" in answer and status != "default":
+            named = document["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+            example = named["content"]["application/problem+json"]["example"]
+            assert example["status"] == int(status)
+            Draft202012Validator({**document, "$ref": "#/components/schemas/Problem"}).validate(example)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "is_required"),
+    [
+        ("post", "/admin/cache/purge", True),
+        ("put", "/admin/gateway", True),
+        ("patch", "/admin/gateway", False),
+        ("post", "/admin/routing/services/{name}/rollouts", True),
+        ("post", "/admin/routing/services/{name}/rollouts/{id}/promote", False),
+        ("post", "/keys/{id}/rotate", False),
+    ],
+)
+def test_a_body_is_required_where_something_must_be_said(
+    document: dict[str, Any], method: str, path: str, is_required: bool
+) -> None:
+    assert document["paths"][path][method]["requestBody"].get("required", False) is is_required
+
+
+def test_a_purge_says_exactly_one_thing(document: dict[str, Any]) -> None:
+    purge = Draft202012Validator({**document, "$ref": "#/components/schemas/WhatToPurgeRequest"})
+    assert purge.is_valid({"tag": "a"}) and purge.is_valid({"all": True})
+    for wrong in ({}, {"tag": "a", "all": True}, {"all": False}, {"host": "a"}):
+        assert not purge.is_valid(wrong)
+
+
+def test_a_policy_is_one_schema_wherever_it_is_set(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    reference = {"$ref": "#/components/schemas/Cors"}
+    assert schemas["Cors"]["properties"]["origins"]
+    for name in ("Route", "RouteRequest", "PatchedServiceRequest"):
+        assert schemas[name]["properties"]["cors"] == {"oneOf": [reference, {"type": "null"}]}
+    assert schemas["BundleRequest"]["properties"]["policies"]["properties"]["cors"] == reference
 
 
 def test_every_schema_is_one(document: dict[str, Any]) -> None:

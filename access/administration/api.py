@@ -116,7 +116,7 @@ class PermissionsView(APIView):
 
     resource = "roles"
 
-    @extend_schema(responses=PermissionsSerializer, operation_id="admin_access_permissions")
+    @extend_schema(responses=PermissionsSerializer, operation_id="admin_access_permissions", summary="List permissions")
     def get(self, request: Request) -> Response:
         resources = [
             {

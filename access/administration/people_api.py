@@ -164,15 +164,19 @@ class PanelSessionsView(APIView):
 
     resource = "sessions"
 
-    @extend_schema(responses=PanelSessionsSerializer, operation_id="admin_access_user_sessions")
+    @extend_schema(
+        responses=PanelSessionsSerializer, operation_id="admin_access_user_sessions", summary="List panel sessions"
+    )
     def get(self, request: Request, id: str) -> Response:
-        """List them, the latest used first."""
+        """Where an administrator is signed in, the latest used first."""
         rows = live_sessions(_account(id).user)
         return Response({"sessions": PanelSessionSerializer(rows, many=True).data})
 
-    @extend_schema(responses={204: None}, operation_id="admin_access_user_sessions_end")
+    @extend_schema(
+        responses={204: None}, operation_id="admin_access_user_sessions_end", summary="End all panel sessions"
+    )
     def delete(self, request: Request, id: str) -> Response:
-        """End all of them."""
+        """Sign an administrator out everywhere."""
         account = _account(id)
         return _end(request, account, live_sessions(account.user))
 
@@ -180,9 +184,9 @@ class PanelSessionsView(APIView):
 class PanelSessionView(APIView):
     resource = "sessions"
 
-    @extend_schema(responses={204: None}, operation_id="admin_access_user_session_end")
+    @extend_schema(responses={204: None}, operation_id="admin_access_user_session_end", summary="End panel session")
     def delete(self, request: Request, id: str, session: str) -> Response:
-        """End one session."""
+        """Sign an administrator out in one place."""
         account = _account(id)
         found = [row for row in live_sessions(account.user) if str(row.pk) == session]
         if not found:

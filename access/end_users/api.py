@@ -160,9 +160,13 @@ class ResetPasswordView(APIView):
 
     resource = "end-users"
     permission_actions: ClassVar = {"POST": "update"}
+    is_conditional = True
 
     @extend_schema(
-        request=ResetPasswordSerializer, responses=PasswordResetSerializer, operation_id="end_user_reset_password"
+        summary="Reset password",
+        request=ResetPasswordSerializer,
+        responses=PasswordResetSerializer,
+        operation_id="end_user_reset_password",
     )
     def post(self, request: Request, id: str) -> Response:
         serializer = ResetPasswordSerializer(data=request.data)
@@ -250,7 +254,9 @@ class EndSessionsView(APIView):
     resource = "end-users"
     permission_actions: ClassVar = {"POST": "update"}
 
-    @extend_schema(request=None, responses=EndedSerializer, operation_id="end_user_end_sessions")
+    @extend_schema(
+        summary="End all sessions", request=None, responses=EndedSerializer, operation_id="end_user_end_sessions"
+    )
     def post(self, request: Request, id: str) -> Response:
         with transaction.atomic():
             user = EndUser.objects.select_for_update().filter(pk=_user(id).pk).get()
@@ -303,6 +309,8 @@ class SigningKeyViewSet(ListViewSet[SigningKey]):
     resource, plural = "signing-keys", "keys"
     orderings: ClassVar = {"signsFrom": "signs_from"}
     default_ordering = "-signsFrom"
+    is_conditional = True
+    has_news_between_revisions = True  # a waiting key comes to sign
 
     @extend_schema(request=RotateSerializer, responses={201: SigningKeySerializer})
     def rotate(self, request: Request, **_: Any) -> Response:

@@ -204,7 +204,9 @@ def _valid(kind: type[StrictSerializer], request: Request) -> dict[str, Any]:
 class LoginView(_Public):
     """Log in. Whatever is wrong with the name or the password, the answer is the same, in the same time."""
 
-    @extend_schema(request=LoginSerializer, responses=TokensSerializer, operation_id="auth_login", auth=[])
+    @extend_schema(
+        request=LoginSerializer, responses=TokensSerializer, operation_id="auth_login", summary="Log in", auth=[]
+    )
     def post(self, request: Request) -> Response:
         return Response(tokens_document(log_in(**_valid(LoginSerializer, request), client=_client(request))))
 
@@ -212,7 +214,13 @@ class LoginView(_Public):
 class RefreshView(_Public):
     """New tokens for a refresh token, which works once: a second use ends the session."""
 
-    @extend_schema(request=RefreshSerializer, responses=TokensSerializer, operation_id="auth_refresh", auth=[])
+    @extend_schema(
+        request=RefreshSerializer,
+        responses=TokensSerializer,
+        operation_id="auth_refresh",
+        summary="Refresh tokens",
+        auth=[],
+    )
     def post(self, request: Request) -> Response:
         client = _client(request)
         values = _valid(RefreshSerializer, request)
@@ -230,7 +238,7 @@ class LogoutView(_SignedIn):
 
     serves_limited = True
 
-    @extend_schema(request=None, responses={204: None}, operation_id="auth_logout")
+    @extend_schema(request=None, responses={204: None}, operation_id="auth_logout", summary="Log out")
     def post(self, request: Request) -> Response:
         log_out(signed_in=_signed_in(request), client=_client(request))
         return Response(status=204)
@@ -239,11 +247,13 @@ class LogoutView(_SignedIn):
 class ProfileView(_SignedIn):
     """Who one is."""
 
-    @extend_schema(responses=UserSerializer, operation_id="auth_profile")
+    @extend_schema(responses=UserSerializer, operation_id="auth_profile", summary="Read profile")
     def get(self, request: Request) -> Response:
         return Response(user_document(_signed_in(request).user))
 
-    @extend_schema(request=ProfileSerializer, responses=UserSerializer, operation_id="auth_rename")
+    @extend_schema(
+        request=ProfileSerializer, responses=UserSerializer, operation_id="auth_rename", summary="Change name"
+    )
     def patch(self, request: Request) -> Response:
         """Change one's name."""
         user, client = _signed_in(request).user, _client(request)
@@ -258,7 +268,12 @@ class ChangePasswordView(_SignedIn):
 
     serves_limited = True
 
-    @extend_schema(request=PasswordSerializer, responses=TokensSerializer, operation_id="auth_change_password")
+    @extend_schema(
+        request=PasswordSerializer,
+        responses=TokensSerializer,
+        operation_id="auth_change_password",
+        summary="Change password",
+    )
     def post(self, request: Request) -> Response:
         values = _valid(PasswordSerializer, request)
         tokens = change_password(

@@ -101,7 +101,7 @@ class LimitUseView(APIView):
 
     resource = "limits"
 
-    @extend_schema(operation_id="limit_use", responses=LimitUseSerializer)
+    @extend_schema(operation_id="limit_use", summary="Read use of limit", responses=LimitUseSerializer)
     def get(self, request: Request, id: str) -> Response:
         limit = RateLimit.objects.filter(pk=id).first()
         if limit is None:
