@@ -1,5 +1,6 @@
 """``/keys[/{id}]``, ``/keys/{id}/suspend``, ``/activate``, ``/rotate`` and ``/callers``."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -60,6 +61,14 @@ class MillisFilter(django_filters.Filter):  # type: ignore[misc]
     field_class = _MillisField
 
 
+_LOOKUP_ID = f"({re.escape(settings.API_KEY_PREFIX)})?[0-9A-Za-z]{{{LOOKUP}}}"
+
+
+@extend_schema_field({"type": "string", "pattern": f"^({_LOOKUP_ID})?$"})
+class LookupIdFilter(django_filters.CharFilter):  # type: ignore[misc]
+    pass
+
+
 class KeyFilters(Filters):
     search_in = ("name", "owner", "id")
     name = django_filters.CharFilter()
@@ -70,7 +79,7 @@ class KeyFilters(Filters):
     isAdmin = flag_filter("user", method="by_kind")
     expiresBefore = MillisFilter(field_name="expires_at", lookup_expr="lt")
     lastUsedBefore = MillisFilter(method="by_last_use", label="Keys that were not used since, or never")
-    lookupId = django_filters.CharFilter(method="by_lookup_id", label="Whose key is this? Its first 13 characters")
+    lookupId = LookupIdFilter(method="by_lookup_id", label="Whose key is this? Its beginning, and no more of it")
     replaces = django_filters.CharFilter(field_name="replaces_id")
 
     def by_last_use(self, queryset: QuerySet[ApiKey], name: str, value: datetime) -> QuerySet[ApiKey]:
@@ -78,11 +87,10 @@ class KeyFilters(Filters):
 
     def by_lookup_id(self, queryset: QuerySet[ApiKey], name: str, value: str) -> QuerySet[ApiKey]:
         """A whole key does not belong into a URL, where logs would keep it."""
-        lookup_id = value.removeprefix(settings.API_KEY_PREFIX)
-        if len(lookup_id) != LOOKUP or not (lookup_id.isascii() and lookup_id.isalnum()):
+        if not re.fullmatch(_LOOKUP_ID, value):
             sentence = f"Send the {LOOKUP} characters that follow the prefix {settings.API_KEY_PREFIX}, and no more."
             raise ValidationError({"lookupId": [sentence]})
-        return queryset.filter(lookup_id=lookup_id)
+        return queryset.filter(lookup_id=value[-LOOKUP:])
 
     def by_status(self, queryset: QuerySet[ApiKey], name: str, value: str) -> QuerySet[ApiKey]:
         is_over = Q(expires_at__lte=timezone.now()) & ~Q(status=ApiKey.Status.REVOKED)
