@@ -117,6 +117,41 @@ def test_an_unsafe_request_voids_what_is_shared(planes: Planes, private_redis: P
     assert second.ask("GET", "/api/v1/shared/a").body == b"new"
 
 
+def test_what_redis_has_not_been_told_to_drop_is_not_taken_from_it(planes: Planes, private_redis: PrivateRedis) -> None:
+    first, second = planes
+    shared(planes, reply(PUBLIC, body=b"old"), reply(status="204 No Content"), reply(PUBLIC, body=b"new"))
+    first.ask("GET", "/api/v1/shared/a")
+    wait_for_keys(private_redis, 1)
+    with redis.Redis.from_url(private_redis.url) as client:
+        client.config_set("maxmemory", 1)  # it reads, and writes nothing
+        assert second.ask("DELETE", "/api/v1/shared/a").status == 204
+        eventually(lambda: int(client.info("stats")["total_error_replies"]) > 0, what="a write that is refused")
+
+        def asked() -> int:
+            assert second.ask("GET", "/api/v1/shared/a", "Cache-Control: no-store").body == b"new"
+            second.ask("GET", "/api/v1/shared/b", "Cache-Control: no-store")
+            return int(client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"])
+
+        before = asked()
+        eventually(lambda: asked() > before, what="Redis to be asked again")
+        client.config_set("maxmemory", 0)
+    wait_for_keys(private_redis, 2)
+    assert first.ask("GET", "/api/v1/shared/a", "Cache-Control: no-cache").body == b"new"
+
+
+def test_every_unsafe_request_counts_in_redis(planes: Planes, private_redis: PrivateRedis) -> None:
+    first, _ = planes
+    shared(planes, reply(status="204 No Content"))
+    first.ask("DELETE", "/api/v1/shared/a")
+    (key,) = wait_for_keys(private_redis, 1)
+    private_redis.freeze()
+    for _ in range(2):  # the second while the first is on its way to Redis
+        first.ask("DELETE", "/api/v1/shared/a")
+    private_redis.thaw()
+    with redis.Redis.from_url(private_redis.url) as client:
+        eventually(lambda: int(client.get(key) or 0) >= 3, what="both to have been counted")
+
+
 def test_a_stale_answer_is_renewed_from_what_is_shared(planes: Planes, private_redis: PrivateRedis) -> None:
     first, second = planes
     stale = reply("Cache-Control: public, max-age=1, stale-while-revalidate=60", 'ETag: "1"', age_s=5, body=b"old")

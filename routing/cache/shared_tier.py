@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -76,7 +77,7 @@ class SharedTier:
         self._rests_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending_bytes = 0
-        self._undropped: dict[str, None] = {}  # places whose count has yet to be raised
+        self._undropped: dict[str, int] = {}  # places whose count has yet to be raised, and how often that was wanted
         self._dropping: asyncio.Task[None] | None = None
 
     @property
@@ -112,7 +113,10 @@ class SharedTier:
         if (owner := owner_of(exchange)) is not None:
             owners.insert(0, owner)
         keys: list[Key] = [(owner, fetch.resource) for owner in owners]
-        count, *values = await self._redis.mget([_place_name(place, service.name), *map(_name, keys)])
+        counter = _place_name(place, service.name)
+        if counter in self._undropped:  # Redis has not been told yet that all of this is void
+            return None
+        count, *values = await self._redis.mget([counter, *map(_name, keys)])
         dropped = int(count or 0)
         fetch.generation = Generation(purge, dropped)
         for key, found in zip(keys, values, strict=True):
@@ -175,17 +179,18 @@ class SharedTier:
 
     def drop_place(self, place: Place, service: str) -> None:
         """For all workers. While Redis is away it is tried again and again."""
-        if len(self._undropped) < _MAX_UNDROPPED:
-            self._undropped[_place_name(place, service)] = None
+        name = _place_name(place, service)
+        if name in self._undropped or len(self._undropped) < _MAX_UNDROPPED:
+            self._undropped[name] = self._undropped.get(name, 0) + 1
         if self._dropping is None or self._dropping.done():
             self._dropping = asyncio.get_running_loop().create_task(self._drop_places())
 
     async def _drop_places(self) -> None:
         while self._undropped:
-            names = list(self._undropped)[:100]
+            raised = dict(islice(self._undropped.items(), 100))
             try:
                 async with asyncio.timeout(_PATIENCE_S), self._redis.pipeline(transaction=False) as pipeline:
-                    for name in names:
+                    for name in raised:
                         pipeline.incr(name)
                         pipeline.expire(name, 2 * REMEMBERED_S)
                     await pipeline.execute()
@@ -193,8 +198,9 @@ class SharedTier:
                 self._rest(error)
                 await asyncio.sleep(_REST_S)
             else:
-                for name in names:
-                    self._undropped.pop(name, None)
+                for name, wanted in raised.items():
+                    if self._undropped[name] == wanted:  # else once more: something may have been asked for in between
+                        del self._undropped[name]
 
     def _rest(self, error: BaseException) -> None:
         if self._now() >= self._rests_until + 60:
