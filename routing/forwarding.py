@@ -397,7 +397,8 @@ class Forwarding:
         if self.exchange.is_fallback:
             own_lines += b"x-gateway-fallback: true\r\n"
         out = self._out = through_filters(self.exchange, own_lines + self._affinity_line())
-        ends_by_close = not (connection.is_sized or connection.is_chunked)
+        has_body = connection.status not in BODILESS and not connection.is_head
+        ends_by_close = has_body and not (connection.is_sized or connection.is_chunked)
         return AnswerHead(connection.status, lines, is_sized=connection.is_sized, ends_by_close=ends_by_close), out
 
     def response_started(self, connection: UpstreamConnection) -> None:

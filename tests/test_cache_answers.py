@@ -430,6 +430,15 @@ def test_an_error_is_stored_only_when_it_says_so(plane: DataPlane) -> None:
         assert (answer.status, is_hit(answer)) == (404, hits)
 
 
+def test_an_answer_that_has_no_body_by_nature_is_stored(plane: DataPlane) -> None:
+    """Nothing needs to say where it ends (RFC 9112 section 6.3)."""
+    for length in ((), ("Content-Length: 0",)):
+        upstream = cached(plane, reply("Cache-Control: public, max-age=60", *length, status="204 No Content"))
+        plane.ask("GET", upstream.path + "/a")
+        hit = plane.ask("GET", upstream.path + "/a")
+        assert (hit.status, is_hit(hit), hit.field("content-length")) == (204, True, None)
+
+
 def test_versions_are_kept_apart(plane: DataPlane) -> None:
     old, new = (Upstream(answering(reply("Cache-Control: public, max-age=60", body=each))) for each in (b"old", b"new"))
     plane.serve(
@@ -506,6 +515,24 @@ def test_no_cache_control_takes_long_to_read(plane: DataPlane, asks: str) -> Non
     upstream = cached(plane, reply("Cache-Control: public, max-age=60"))
     for _ in range(2):  # a search that goes back and forth would take hours
         assert plane.ask("GET", upstream.path + "/a", f"Cache-Control: {asks}").status == 200
+
+
+def test_a_pipelined_request_gets_what_is_fresh_when_it_is_its_turn(plane: DataPlane) -> None:
+    opened = threading.Event()
+
+    def script(seen: Seen) -> bytes:
+        assert not seen.target.endswith(b"slow") or opened.wait(20)
+        return reply("Cache-Control: public, max-age=1")
+
+    upstream = cached(plane, script)
+    plane.ask("GET", upstream.path + "/a")
+    with plane.connect() as client:
+        client.send(plane.request("GET", upstream.path + "/slow") + plane.request("GET", upstream.path + "/a"))
+        upstream.wait_for(2)
+        time.sleep(1.5)  # until what is stored is stale
+        opened.set()
+        assert not is_hit(client.answer())
+        assert status_of(client.answer()) == "fwd=stale; stored"
 
 
 def test_pipelined_requests_never_get_a_negative_age(plane: DataPlane) -> None:

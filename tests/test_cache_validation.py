@@ -104,6 +104,41 @@ def test_a_304_about_something_else_is_not_believed(plane: DataPlane) -> None:
     assert len(upstream.requests) == 3
 
 
+def test_a_304_with_a_strong_tag_is_about_nothing_that_has_none(plane: DataPlane) -> None:
+    """RFC 9111 section 4.3.4."""
+
+    def script(seen: Seen) -> bytes:
+        if seen.field("if-modified-since"):
+            return reply("Cache-Control: public, max-age=60", 'ETag: "new"', status="304 Not Modified")
+        return stale("Last-Modified: Fri, 02 Jan 2026 00:00:00 GMT", body=b"%d" % len(upstream.requests))
+
+    upstream = cached(plane, script)
+    assert plane.ask("GET", upstream.path + "/a").body == b"1"
+    assert plane.ask("GET", upstream.path + "/a").body == b"3"
+
+
+def test_the_age_of_a_renewal_counts(plane: DataPlane) -> None:
+    """A cache on the way to the service may have said it (RFC 9111 section 4.2.3)."""
+    renewal = reply("Cache-Control: public, max-age=60", ETAG, "Age: 50", status="304 Not Modified")
+    upstream = cached(plane, stale(ETAG), renewal)
+    plane.ask("GET", upstream.path + "/a")
+    assert plane.ask("GET", upstream.path + "/a").field("age") == "50"
+    assert int(plane.ask("GET", upstream.path + "/a").field("age") or 0) >= 50
+
+
+def test_an_answer_that_is_too_large_ends_the_old_one(plane: DataPlane) -> None:
+    sized, chunks = (
+        reply("Cache-Control: public, max-age=60", body=b"new" * 500),
+        b"5dc\r\n" + b"new" * 500 + b"\r\n0\r\n\r\n",
+    )
+    streamed = b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
+    for large in (sized, streamed):
+        upstream = cached(plane, reply("Cache-Control: public, max-age=60", body=b"old"), large, maxObjectBytes=1000)
+        plane.ask("GET", upstream.path + "/a")
+        assert plane.ask("GET", upstream.path + "/a", "Cache-Control: no-cache").body == b"new" * 500
+        assert plane.ask("GET", upstream.path + "/a").body == b"new" * 500
+
+
 def test_a_renewed_answer_stays_its_applications_own(plane: DataPlane) -> None:
     def script(seen: Seen) -> bytes:
         if seen.field("if-none-match"):
@@ -132,6 +167,15 @@ def test_a_renewal_may_say_what_an_answer_varies_by(plane: DataPlane) -> None:
         assert plane.ask("GET", upstream.path + "/a", "Accept-Language: de").body == b"de"
     assert plane.ask("GET", upstream.path + "/a", "Accept-Language: en").body == b"en"
     assert is_hit(plane.ask("GET", upstream.path + "/a", "Accept-Language: de"))
+
+
+def test_head_that_says_no_length_ends_what_is_stored(plane: DataPlane) -> None:
+    head = b'HTTP/1.1 200 OK\r\nETag: "2"\r\n\r\n'
+    upstream = cached(plane, lambda seen: head if seen.method == b"HEAD" else stale(ETAG))
+    plane.ask("GET", upstream.path + "/a")
+    assert plane.ask("HEAD", upstream.path + "/a").field("etag") == '"2"'
+    plane.ask("GET", upstream.path + "/a")
+    assert upstream.requests[2].field("if-none-match") is None
 
 
 def test_head_renews_or_ends_what_is_stored(plane: DataPlane) -> None:

@@ -154,14 +154,15 @@ class Fetch:
             return True
         if status == 304 and self.is_validating:
             etag = head.value(b"etag")
-            if etag is not None and answer.etag is not None and _is_other(etag, answer.etag):
+            if etag is not None and _is_other(etag, answer.etag):
                 self._send_anew()
                 return True
             fresh = self._freshen(answer, head)
             self.count(b"revalidated")
-            said = self.status_line(b"; fwd-status=304", is_stored=True)
+            said = [b"age: " + age + b"\r\n" for age in head.values(b"age")]
+            said.append(self.status_line(b"; fwd-status=304", is_stored=fresh is not answer))
             self.finish()
-            self._deliver(onward, *serve(fresh, self.asked, self.exchange.method, [said]), is_whole=is_whole)
+            self._deliver(onward, *serve(fresh, self.asked, self.exchange.method, said), is_whole=is_whole)
             return True
         if status in ERRORS and self.may_be_stale(status):
             self._serve_stale(answer, onward, b"; fwd-status=%d" % status, is_whole=is_whole)
@@ -239,7 +240,8 @@ class Fetch:
         said = gather(head, tag_header)
         now = self.cache.now()
         verdict = judge(said, head.status, policy, credentials, received=time.time(), delay_s=now - self.sent_at)
-        if verdict is None or not _is_worth_keeping(verdict, said, policy, is_sized=head.is_sized):
+        is_sized = head.is_sized and head.status not in BODILESS
+        if verdict is None or not _is_worth_keeping(verdict, said, policy, is_sized=is_sized):
             return None
         varies = vary_of(exchange, b", ".join(said[b"vary"]) if b"vary" in said else None)
         if varies is None:
@@ -296,14 +298,13 @@ class Fetch:
 
     def _not_kept(self, head: AnswerHead) -> None:
         answer = self.answer
-        if answer is not None and head.status < 500 and not self.exchange.is_fallback:
-            if self.exchange.method != b"HEAD":  # a full answer takes its place (RFC 9111 section 4.3.3)
+        if self.exchange.method != b"HEAD":
+            self._drop_former(head.status)
+        elif answer is not None and head.status < 300 and not self.exchange.is_fallback:
+            if is_same(answer, head):
+                self._freshen(answer, head)
+            else:
                 self.cache.store.drop(answer)
-            elif head.status < 300:
-                if is_same(answer, head):
-                    self._freshen(answer, head)
-                else:
-                    self.cache.store.drop(answer)
         is_private = head.status < 500 and self._is_ordinary()
         self.cache.land(self, None, is_private=is_private, varies=is_private and bool(head.values(b"vary")))
 
@@ -318,9 +319,15 @@ class Fetch:
         route = self.match.route
         return credentials_of(self.exchange, are_passed=route is not None and route.pass_credentials)
 
-    def given_up(self) -> None:
-        """The answer goes on, and is not kept: it is too large."""
-        self.cache.land(self, None, is_private=True)
+    def _drop_former(self, status: int) -> None:
+        """A full answer takes the place of what is stored, although it is not kept itself (RFC 9111 section 4.3.3)."""
+        if self.answer is not None and status < 500 and not self.exchange.is_fallback:
+            self.cache.store.drop(self.answer)
+
+    def given_up(self, status: int) -> None:
+        """The answer goes on, and is not kept: it is too large, or nobody can tell whether it is whole."""
+        self._drop_former(status)
+        self.cache.land(self, None, is_private=self._is_ordinary())
 
     def failed(self) -> None:
         """The answer was cut off, or nobody is there any more to whom it would go."""
@@ -357,8 +364,10 @@ def _is_worth_keeping(verdict: Verdict, said: Said, policy: Caching, *, is_sized
     return b"etag" in said or b"last-modified" in said
 
 
-def _is_other(etag: bytes, stored: bytes) -> bool:
+def _is_other(etag: bytes, stored: bytes | None) -> bool:
     """RFC 9111 section 4.3.4: a strong validator that the stored answer does not have."""
+    if stored is None:
+        return not etag.startswith(b"W/")
     if etag.startswith(b"W/") or stored.startswith(b"W/"):
         return etag.removeprefix(b"W/") != stored.removeprefix(b"W/")
     return etag != stored
@@ -386,7 +395,7 @@ class Storing(Filter):
         fetch.finish()
         draft = None
         if len(body) > fetch.policy.max_object_bytes or head.ends_by_close:
-            fetch.given_up()
+            fetch.given_up(head.status)
         else:
             draft = fetch.draft(head)
         fetch.count(b"miss")
@@ -406,7 +415,7 @@ class Storing(Filter):
             self._is_over = True
             return
         if head.ends_by_close:  # it may be cut off, and nobody would know
-            fetch.given_up()
+            fetch.given_up(head.status)
         else:
             self._draft = fetch.draft(head)
         draft = self._draft
@@ -421,9 +430,9 @@ class Storing(Filter):
             return is_ready
         self._size += len(data)
         if self._size > self._fetch.policy.max_object_bytes:
-            self._draft = None
+            status, self._draft = self._draft.head.status, None
             self._pieces = []
-            self._fetch.given_up()
+            self._fetch.given_up(status)
             return is_ready
         self._pieces.append(data)
         return True

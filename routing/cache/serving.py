@@ -14,7 +14,7 @@ _IN_304 = frozenset(b"cache-control cdn-cache-control content-location date etag
 # What an upstream's 304 cannot change of a stored answer (RFC 9111 section 3.2), what is said of one request only,
 # and a cookie, which is for one client only.
 _NOT_MERGED = frozenset(
-    b"age cache-status content-encoding content-length content-range content-type set-cookie transfer-encoding".split()
+    b"cache-status content-encoding content-length content-range content-type set-cookie transfer-encoding".split()
 )
 _TAG = re.compile(rb'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _RANGE = re.compile(rb"bytes=[ \t]*(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))[ \t]*", re.IGNORECASE)

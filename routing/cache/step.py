@@ -140,7 +140,7 @@ class Cache:
         if asked.is_for_origin:
             self._bypass(exchange, match)
             return False
-        now = exchange.started
+        now = self.now()  # the request may have waited for its turn on the connection
         answer = self._find(exchange, resource)
         if answer is not None and asked is PLAIN and answer.fresh_until > now:  # most requests
             self._hit(exchange, match, answer, now)
@@ -160,11 +160,8 @@ class Cache:
         return None
 
     def _hit(self, exchange: Exchange, match: CachedMatch, answer: StoredAnswer, now: float) -> None:
-        elapsed_s = now - answer.at
-        if elapsed_s < 0:  # it came while this request waited for its turn on the connection
-            elapsed_s = 0.0
         said = b"age: %d\r\ncache-status: portcullis; hit; ttl=%d\r\n" % (
-            answer.initial_age_s + elapsed_s,
+            answer.initial_age_s + now - answer.at,
             answer.fresh_until - now,
         )
         self.count(match, b"hit")
