@@ -7,8 +7,9 @@ class AdminPanelConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from admin_panel.sign_in import hidden, sessions, trail  # models are loaded now
+        from admin_panel.sign_in import forgotten, hidden, sessions, trail  # models are loaded now
 
         trail.listen()
+        forgotten.listen()
         sessions.listen()
         hidden.hide()

@@ -375,10 +375,21 @@ ACCOUNT_ADAPTER = "admin_panel.sign_in.adapters.AccountAdapter"
 ACCOUNT_LOGIN_METHODS = {"username", "email"}
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_SIGNUP_FIELDS = ["username*", "email", "password1*"]
-ACCOUNT_FORMS = {"login": "admin_panel.sign_in.forms.LoginForm"}
+ACCOUNT_FORMS = {
+    "login": "admin_panel.sign_in.forms.LoginForm",
+    "reset_password": "admin_panel.sign_in.forgotten.ForgottenForm",
+    "user_token": "admin_panel.sign_in.forgotten.TokenForm",
+}
+PASSWORD_RESET_TIMEOUT = 3600
 ACCOUNT_SESSION_REMEMBER = True  # the cookie outlives the browser; sessions end as the settings above say
 # Guessing is held back by `access.lockout`, which knows devices; allauth's own limits would lock accounts.
-ACCOUNT_RATE_LIMITS = {"login": "", "login_failed": "", "reauthenticate": "", "change_password": "20/m/user"}
+ACCOUNT_RATE_LIMITS = {
+    "login": "",
+    "login_failed": "",
+    "reauthenticate": "",
+    "change_password": "20/m/user",
+    "reset_password": "10/m/ip",  # of mails to one address, `admin_panel.sign_in.forgotten` sends few
+}
 MFA_ADAPTER = "admin_panel.sign_in.adapters.FactorAdapter"
 MFA_FORMS = {
     "authenticate": "admin_panel.sign_in.forms.SecondFactorForm",

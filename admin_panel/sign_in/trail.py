@@ -71,6 +71,11 @@ def _password_changed(request: HttpRequest, user: User, **_: Any) -> None:
     record("password.changed", actor=actor_of(request, user), source=SOURCE, **_whom(user))
 
 
+def password_reset(request: HttpRequest, user: User) -> None:
+    """By a link that was mailed to them."""
+    record("password.reset", actor=actor_of(request, user), source=SOURCE, **_whom(user))
+
+
 def _factor_added(request: HttpRequest, user: User, authenticator: Any, **_: Any) -> None:
     kind = {"factor": _FACTORS.get(authenticator.type, authenticator.type)}
     record("mfa.added", actor=actor_of(request, user), source=SOURCE, details=kind, **_whom(user))

@@ -24,6 +24,16 @@ urlpatterns = [
     path("login/passkey", views.PasskeySignIn.as_view(), name="mfa_login_webauthn"),
     path("login/no-access", views.turned_away, name="account_inactive"),
     path("login/cancelled", views.cancelled, name="socialaccount_login_cancelled"),
+    path("login/forgotten", views.Forgotten.as_view(), name="account_reset_password"),
+    path("login/forgotten/sent", views.link_sent, name="account_reset_password_done"),
+    path("login/password", views.password_link, name="password_link"),
+    path(
+        "login/password/<slug:uidb36>",
+        views.NewPassword.as_view(),
+        {"key": views.NewPassword.reset_url_key},  # no other: what opens it stands in the session
+        name="account_reset_password_from_key",
+    ),
+    path("login/password-changed", views.password_changed, name="account_reset_password_from_key_done"),
     path("logout", views.sign_out, name="account_logout"),
     _mine("account/second-factor", views.second_factor_wanted, "second_factor_wanted"),
     _mine("account/confirm", views.Confirm.as_view(), "account_reauthenticate"),

@@ -14,14 +14,17 @@ from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import NON_FIELD_ERRORS
 from django.forms import CheckboxInput
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from admin_panel.pages import PanelRequest, page
 from admin_panel.sign_in.adapters import HELD_BACK, may_go_on
+from admin_panel.sign_in.forgotten import TokenForm
 from admin_panel.sign_in.notices import gate_notice
 
 
@@ -59,10 +62,17 @@ class AtTheGate(Refusing):
         error = " ".join(form.errors.get(NON_FIELD_ERRORS, form.errors.get("code", []))) if form is not None else ""
         providers = single_sign_on().list_providers(self.request) if settings.SOCIALACCOUNT_PROVIDERS else []
         ways = [{"name": each.name, "url": each.get_login_url(self.request)} for each in providers]
-        return {**context, "environment": settings.SERVICE_NAME, "error": error, "providers": ways}
+        return {
+            **context,
+            "environment": settings.SERVICE_NAME,
+            "error": error,
+            "providers": ways,
+            "mails": settings.MAILS,
+        }
 
 
 _WORDS = {
+    "password": ("Password", ""),
     "oldpassword": ("Present password", ""),
     "password1": (
         "New password",
@@ -88,15 +98,19 @@ class InTheShell(Refusing):
         return page(self.request, self.template_name, {**context, **self.more})  # type: ignore[arg-type]
 
     def get_form(self, form_class: Any = None) -> Any:
-        form = super().get_form(form_class)  # type: ignore[misc]
-        for field in form.fields.values():
-            is_check = isinstance(field.widget, CheckboxInput)
-            field.widget.attrs["class"] = "form-check-input" if is_check else "form-control"
-            field.widget.attrs.pop("placeholder", None)
-        for name, (label, hint) in _WORDS.items():
-            if name in form.fields:
-                form.fields[name].label, form.fields[name].help_text = label, hint
-        return form
+        return worded(super().get_form(form_class))  # type: ignore[misc]
+
+
+def worded(form: Any) -> Any:
+    """A form of allauth's with our words and classes."""
+    for field in form.fields.values():
+        is_check = isinstance(field.widget, CheckboxInput)
+        field.widget.attrs["class"] = "form-check-input" if is_check else "form-control"
+        field.widget.attrs.pop("placeholder", None)
+    for name, (label, hint) in _WORDS.items():
+        if name in form.fields:
+            form.fields[name].label, form.fields[name].help_text = label, hint
+    return form
 
 
 # --- in and out ----------------------------------------------------------------------------------------------------
@@ -161,6 +175,83 @@ def turned_away(request: HttpRequest) -> HttpResponse:
 @require_safe
 def cancelled(request: HttpRequest) -> HttpResponse:
     return gate_notice(request, "Sign-in was cancelled", "Nothing has happened. You can try again.", status=200)
+
+
+# --- a forgotten password ------------------------------------------------------------------------------------------
+class WhereMailsAre:
+    """Nothing here where there is no mail server."""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not settings.MAILS:
+            raise Http404
+        response: HttpResponseBase = super().dispatch(request, *args, **kwargs)  # type: ignore[misc]
+        return response
+
+
+@method_decorator(never_cache, name="dispatch")
+class Forgotten(WhereMailsAre, AtTheGate, account.PasswordResetView):
+    template_name = "account/forgotten.html"
+
+
+@never_cache
+@require_safe
+def link_sent(request: HttpRequest) -> HttpResponse:
+    """The same for every address."""
+    return gate_notice(request, "Look into your mail", _LINK_SENT, status=200)
+
+
+_LINK_SENT = (
+    "If this is the address of an administrator who signs in by password, a link is on its way. It works once, within "
+    "an hour. Another one is sent after five minutes at the earliest."
+)
+_LINK_OVER = "It was used, is too old, or your password has changed since. Ask for another one."
+
+
+@never_cache
+@sensitive_post_parameters("code")
+@require_http_methods(["GET", "HEAD", "POST"])
+def password_link(request: HttpRequest) -> HttpResponse:
+    """Takes the code, which a script finds behind the # of the link, into the session, and leads on.
+
+    allauth would take it from the path and lead on by a redirect; but after a click in somebody's mail browsers send no
+    SameSite=Strict cookie along with that.
+    """
+    if not settings.MAILS:
+        raise Http404
+    if request.method != "POST":
+        return render(request, "account/password_link.html", {"environment": settings.SERVICE_NAME})
+    uid, _, key = request.POST.get("code", "").strip().partition("-")
+    if not TokenForm(data={"uidb36": uid, "key": key}).is_valid():
+        return _link_over(request)
+    request.session[account.INTERNAL_RESET_SESSION_KEY] = key
+    return redirect("account_reset_password_from_key", uidb36=uid, key=NewPassword.reset_url_key)
+
+
+def _link_over(request: HttpRequest) -> HttpResponse:
+    return gate_notice(request, "This link opens nothing any more", _LINK_OVER, status=404)
+
+
+@method_decorator([never_cache, sensitive_post_parameters("password1", "password2")], name="dispatch")
+class NewPassword(WhereMailsAre, AtTheGate, account.PasswordResetFromKeyView):
+    """The password alone: whoever has a second factor is asked for it when they sign in."""
+
+    template_name = "account/new_password.html"
+
+    def get_form(self, form_class: Any = None) -> Any:
+        return worded(super().get_form(form_class))
+
+    def render_to_response(self, context: dict[str, Any], **_: Any) -> HttpResponse:
+        if context.get("token_fail"):
+            return _link_over(self.request)
+        response: HttpResponse = super().render_to_response(context)
+        return response
+
+
+@never_cache
+@require_safe
+def password_changed(request: HttpRequest) -> HttpResponse:
+    """Somebody has a new password, and signs in with it."""
+    return gate_notice(request, "Your password is new", "Everywhere else you have been signed out.", status=200)
 
 
 # --- proving once more who one is, before what matters ------------------------------------------------------------

@@ -21,6 +21,7 @@ from core.revisions import Actor
 from tests.administrators import ROOT, make_account
 from tests.browser.conftest import panel_server
 from tests.browser.watch import Watch, accessibility_problems, overflow, set_theme
+from tests.gateway_process import eventually
 from tests.oidc_provider import OidcProvider
 from tests.panel_client import PASSWORD, make_admin
 from tests.saml_idp import SamlIdp
@@ -49,9 +50,16 @@ def oidc() -> Iterator[OidcProvider]:
 
 
 @pytest.fixture(scope="module")
-def url(django_db_setup: None, static_root: Path, oidc: OidcProvider, saml: SamlIdp) -> Iterator[str]:
+def mails(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what would be mailed is written."""
+    return tmp_path_factory.mktemp("mails")
+
+
+@pytest.fixture(scope="module")
+def url(django_db_setup: None, static_root: Path, oidc: OidcProvider, saml: SamlIdp, mails: Path) -> Iterator[str]:
     with panel_server(
         static_root,
+        EMAIL_URL=f"filemail://{mails}",
         EGRESS_ALLOW="127.0.0.0/8",
         OIDC_ISSUER=oidc.url,
         OIDC_CLIENT_ID="panel",
@@ -247,6 +255,39 @@ def test_an_invitation_leads_from_its_link_into_the_panel(page: Page, url: str) 
     page.get_by_role("button", name="Accept").click()
     page.get_by_role("button", name="Account of bob").wait_for()
     assert made.token not in str(page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])"))
+
+
+def test_a_forgotten_password_is_replaced_by_a_link_that_is_mailed(page: Page, url: str, mails: Path) -> None:
+    ann = make_admin()
+    User.objects.filter(pk=ann.pk).update(email="ann@example.com")
+    Authenticator.objects.create(user=ann, type="totp", data={"secret": "x"})
+    page.get_by_role("link", name="Forgot your password?").click()
+    assert_usable(page)
+    page.get_by_label("E-mail").fill("ann@example.com")
+    page.get_by_role("button", name="Send the link").click()
+    page.get_by_role("heading", name="Look into your mail").wait_for()
+    assert_usable(page)
+    (mail,) = eventually(lambda: list(mails.iterdir()))
+    code = eventually(lambda: re.findall(r"/login/password#(\S+)", mail.read_text()))[0]
+    page.goto(f"{url}/login/password")
+    assert_usable(page)
+    page.goto("about:blank")
+    page.goto(f"{url}/login/password#{code}")
+    page.get_by_label("New password", exact=True).wait_for()
+    assert code.partition("-")[2] not in page.url
+    assert_usable(page)
+    page.get_by_label("New password", exact=True).fill("fourteen white gulls")
+    page.get_by_label("New password, once more").fill("fourteen white gulls")
+    page.get_by_role("button", name="Set password").click()
+    page.get_by_role("heading", name="Your password is new").wait_for()
+    assert_usable(page)
+    page.get_by_role("link", name="Back to signing in").click()
+    page.get_by_label("User name or e-mail").fill("ann")
+    page.get_by_label("Password").fill("fourteen white gulls")
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    page.wait_for_url("**/login/code")
+    actions = AuditEvent.objects.order_by("at").values_list("action", flat=True)
+    assert list(actions) == ["password.reset_asked", "password.reset"]
 
 
 # --- identity providers --------------------------------------------------------------------------------------------

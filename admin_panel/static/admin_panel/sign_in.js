@@ -1,4 +1,4 @@
-// Passkeys, recovery codes to keep, and the code of an invitation. Forms say what they are by data attributes.
+// Passkeys, recovery codes to keep, and codes behind the # of a link. Forms say what they are by data attributes.
 (() => {
   const options = () => JSON.parse(document.getElementById("passkey-options").textContent);
 
@@ -61,11 +61,11 @@
     });
   }
 
-  // An invitation's code stands behind the # of its link, which no browser sends and no log holds.
-  const invitation = document.querySelector("[data-invitation]");
-  if (invitation && location.hash.length > 1) {
-    invitation.value = decodeURIComponent(location.hash.slice(1));
+  // The code of an invitation or a new password stands behind the # of its link, which no browser sends, no log holds.
+  const code = document.querySelector("[data-code]");
+  if (code && location.hash.length > 1) {
+    code.value = decodeURIComponent(location.hash.slice(1));
     history.replaceState(null, "", location.pathname);
-    invitation.form.requestSubmit();
+    code.form.requestSubmit();
   }
 })();
