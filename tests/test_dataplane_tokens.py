@@ -20,11 +20,22 @@ from gateway_project.processes import ROOT
 from keys.credential import generate
 from tests.dataplane import DataPlane
 from tests.gateway_process import eventually
-from tests.raw_http import Answer
-from tests.scripted_upstream import Upstream, replying
+from tests.raw_http import Answer, CutShort
+from tests.scripted_upstream import Peer, Upstream, replying
 from tests.test_access_tokens import sealed
-from tests.token_makers import AUDIENCE, ISSUER, claims, jwks, part, private_key, shared_token, token
-from tests.websocket_peers import Ended, Socket, agreeing, open_socket
+from tests.token_makers import (
+    AUDIENCE,
+    ISSUER,
+    claims,
+    jwks,
+    kid_of,
+    part,
+    private_key,
+    public_jwk,
+    shared_token,
+    token,
+)
+from tests.websocket_peers import CLOSE, TEXT, Ended, Socket, agreeing, frame, open_socket
 from tests.websocket_peers import ask as handshake
 from tests.wires import (
     application_wire,
@@ -559,8 +570,7 @@ def test_a_websocket_is_opened_by_a_token_and_closed_when_it_expires(gate: DataP
 
 def test_a_websocket_ends_within_a_second_of_its_sessions_revocation(gate: DataPlane) -> None:
     upstream = gate.serve(agreeing())
-    own = issuer_wire(id="iss_own", issuer="https://own.example", name="own", rules=rules(), own=True)
-    gate.feed.put("issuer", own)
+    gate.feed.put("issuer", own_issuer(rules=rules()))
     tell_keys(gate, jwks(), "iss_own")
     gate.feed.tell({"type": "revocations", "number": 1, "whole": True, "rows": []})
     sent = token(claims(iss="https://own.example", sid="s1"))
@@ -571,6 +581,106 @@ def test_a_websocket_ends_within_a_second_of_its_sessions_revocation(gate: DataP
         wait_for_end(socket)
         assert time.monotonic() - began < 5
     assert gate.ask("GET", f"{upstream.path}/x", bearer(sent), key=None).status == 401
+
+
+def wait_for_revocation(socket: Socket) -> None:
+    while (got := socket.read()).opcode != CLOSE:
+        pass
+    assert got.code == 1008  # what it was opened with is revoked
+
+
+def is_open(socket: Socket) -> bool:
+    try:
+        socket.send(frame(TEXT, b"still there?"))
+        return socket.read().payload == b"still there?"
+    except (Ended, OSError, AssertionError):
+        return False
+
+
+def own_issuer(**changes: Any) -> dict[str, Any]:
+    return issuer_wire(id="iss_own", issuer="https://own.example", name="own", own=True, **changes)
+
+
+CHANGES: dict[str, Callable[[DataPlane], None]] = {
+    "issuer of another application": lambda plane: take_issuer(plane, application="app_2"),
+    "issuer of no application": lambda plane: take_issuer(plane, application=None),
+    "issuer of another tenant": lambda plane: take_issuer(plane, tenant="acme"),
+    "another audience": lambda plane: take_issuer(plane, rules=rules(audiences=["billing"])),
+    "another algorithm": lambda plane: take_issuer(plane, rules=rules(algorithms=["PS256"])),
+    "another type": lambda plane: take_issuer(plane, rules=rules(typ="at+jwt")),
+    "too old now": lambda plane: take_issuer(plane, rules=rules(maxAgeS=1)),
+    "the role is another's": lambda plane: take_issuer(plane, rules=rules(roleMap={"boss": "clerk"})),
+    "asked for its opinion": lambda plane: take_issuer(plane, rules={"introspection": INTROSPECTION}),
+    "key withdrawn": lambda plane: tell_keys(plane, jwks(which=1)),
+    "another key under the name": lambda plane: tell_keys(
+        plane, {"keys": [public_jwk(which=1, kid=kid_of())]}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_token_opened_ends_when_it_would_not_open_it_any_more(gate: DataPlane, change: str) -> None:
+    gate.feed.put("application", application_wire(id="app_2", name="other"))
+    events = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n:\r\n"
+    sent = token(claims(roles=["clerk"], iat=int(time.time()) - 60))
+
+    def stream(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(events)
+        peer.wait_for_end()
+
+    sockets, streams = (secured(gate, gate.serve(script), roles=["clerk"]) for script in (agreeing(), stream))
+    with open_socket(gate, f"{sockets}/ws", bearer(sent), key=None) as socket, gate.connect() as client:
+        client.send(gate.request("GET", f"{streams}/events", bearer(sent), key=None))
+        assert client.exactly(12) == b"HTTP/1.1 200"
+        assert is_open(socket)
+        CHANGES[change](gate)
+        wait_for_revocation(socket)
+        with pytest.raises(CutShort):
+            client.exactly(1_000_000)
+
+
+def test_what_a_token_opened_goes_on_as_long_as_it_would_open_it(gate: DataPlane) -> None:
+    """As keys rotate, and as rules change that it meets; also while the keys of a new address cannot be had yet."""
+    upstream = gate.serve(agreeing())
+    tell_keys(gate, {"keys": [public_jwk(), public_jwk(which=1)]})
+    with ExitStack() as stack:
+        former, later = (
+            stack.enter_context(open_socket(gate, f"{upstream.path}/ws", bearer(sent), key=None))
+            for sent in (token(), token(which=1))
+        )
+        gate.feed.put("application", application_wire(id="app_3", name="third"))
+        take_issuer(gate, rules=rules(jwksUrl=f"{ISSUER}/elsewhere", leewayS=60, audiences=["billing", AUDIENCE]))
+        tell_keys(gate, jwks(which=1) | {"url": f"{ISSUER}/elsewhere"})
+        wait_for_revocation(former)
+        assert is_open(later)
+
+
+def test_what_one_of_our_own_tokens_opened_ends_when_its_signing_key_is_revoked(gate: DataPlane) -> None:
+    upstream = gate.serve(agreeing())
+    keys = [public_jwk(), public_jwk(which=1)]
+    gate.feed.put("issuer", own_issuer(rules={"jwks": {"keys": keys}}))
+    gate.feed.tell({"type": "revocations", "number": 1, "whole": True, "rows": []})
+    with ExitStack() as stack:
+        revoked, other = (
+            stack.enter_context(open_socket(gate, f"{upstream.path}/ws", bearer(sent), key=None))
+            for sent in (token(claims(iss="https://own.example"), which=which) for which in (0, 1))
+        )
+        gate.feed.put("issuer", own_issuer(rules={"jwks": {"keys": keys[1:]}}))
+        wait_for_revocation(revoked)
+        assert is_open(other)
+
+
+def test_beside_a_key_the_issuer_may_go_to_another_application(gate: DataPlane) -> None:
+    upstream = gate.serve(agreeing())
+    path = secured(gate, upstream, credentials="both")
+    with ExitStack() as stack:
+        both = stack.enter_context(open_socket(gate, f"{path}/ws", bearer(token())))
+        alone = stack.enter_context(open_socket(gate, f"{upstream.path}/ws", bearer(token()), key=None))
+        gate.feed.put("application", application_wire(id="app_2", name="other"))
+        take_issuer(gate, application="app_2")
+        wait_for_revocation(alone)
+        assert is_open(both)
 
 
 # --- what is kept apart --------------------------------------------------------------------------------------------

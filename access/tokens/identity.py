@@ -8,6 +8,16 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """What a signature was verified by, without the token: enough to tell later whether it still would be."""
+
+    algorithm: str
+    kid: str | None
+    typ: str
+    thumbprint: str  # of the key (RFC 7638)
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """What a verified token says, in the gateway's own terms. Times are epoch seconds.
 
@@ -33,3 +43,4 @@ class Identity:
     issuer_id: str = ""
     is_own: bool = False  # one that we have issued: revocations concern it
     point: int = 0  # where the user falls in every weighted split (rule 4)
+    proof: Proof | None = None  # None: the issuer's opinion was asked for

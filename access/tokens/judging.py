@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from access.policies import ClaimRule
-from access.tokens.identity import Identity
+from access.tokens.identity import Identity, Proof
 from access.tokens.parsing import Refused, SignedToken
 from access.tokens.records import IssuerRecord
 
@@ -49,7 +49,7 @@ def holds(claims: Mapping[str, Any], rule: ClaimRule) -> bool:
     )
 
 
-def check_form(issuer: IssuerRecord, token: SignedToken) -> None:
+def check_form(issuer: IssuerRecord, token: SignedToken | Proof) -> None:
     """Before any key is looked at: the issuer's rules fix the algorithms (RFC 8725 section 3.1). Raises `Refused`."""
     rules = issuer.rules
     if token.algorithm not in rules.algorithms:
@@ -133,7 +133,12 @@ def application_named(issuer: IssuerRecord, claims: Mapping[str, Any]) -> str | 
 
 
 def identity_of(
-    issuer: IssuerRecord, claims: Mapping[str, Any], application_id: str, issued_at: float, expires_at: float
+    issuer: IssuerRecord,
+    claims: Mapping[str, Any],
+    application_id: str,
+    issued_at: float,
+    expires_at: float,
+    proof: Proof | None = None,
 ) -> Identity:
     """Raises `Refused` for claims that no field and no log line can carry (rule 24)."""
     rules = issuer.rules
@@ -161,6 +166,7 @@ def identity_of(
         issuer_id=issuer.id,
         is_own=issuer.is_own,
         point=int.from_bytes(sha256(user.encode()).digest()[-4:]),
+        proof=proof,
     )
 
 

@@ -15,6 +15,7 @@ from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
+from access.tokens.identity import Proof
 from access.tokens.parsing import EncryptedToken, Refused, SignedToken
 from access.tokens.records import public_keys
 
@@ -34,12 +35,13 @@ class UnknownKey(Exception):
 class VerificationKey:
     """A key and the algorithms of an issuer that it fits (RFC 8725 section 3.1): never another."""
 
-    __slots__ = ("algorithms", "key", "kid")
+    __slots__ = ("algorithms", "key", "kid", "thumbprint")
 
     def __init__(self, kid: str | None, key: Key, algorithms: frozenset[str]) -> None:
         self.kid = kid
         self.key = key
         self.algorithms = algorithms
+        self.thumbprint = key.thumbprint()
 
 
 class KeySet:
@@ -54,24 +56,36 @@ class KeySet:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def verify(self, token: SignedToken) -> None:
+    def verify(self, token: SignedToken) -> Proof:
         """Raises `Refused`, or `UnknownKey`."""
-        named = [each for each in self._keys if each.kid == token.kid] if token.kid is not None else list(self._keys)
-        if token.kid is not None and not named:
-            if any(each.kid is not None for each in self._keys) or not self._keys:
-                raise UnknownKey
-            named = list(self._keys)  # a set whose keys have no names
-        fitting = [each for each in named if token.algorithm in each.algorithms][:_MOST_TRIED]
+        fitting = self._fitting(token.algorithm, token.kid)
         if not fitting:
             raise Refused("no key of the issuer fits the algorithm")
         algorithm = JWSRegistry.algorithms[token.algorithm]
         for each in fitting:
             try:
                 if algorithm.verify(token.signed, token.signature, each.key):
-                    return
+                    return Proof(token.algorithm, token.kid, token.typ, each.thumbprint)
             except _FAILURES:
                 continue
         raise Refused("the signature is not right")
+
+    def would_verify(self, proof: Proof) -> bool:
+        """Whether what another set of the issuer's keys has verified would be by this one."""
+        try:
+            fitting = self._fitting(proof.algorithm, proof.kid)
+        except UnknownKey:
+            return False
+        return any(each.thumbprint == proof.thumbprint for each in fitting)
+
+    def _fitting(self, algorithm: str, kid: str | None) -> list[VerificationKey]:
+        """Raises `UnknownKey`."""
+        named = [each for each in self._keys if each.kid == kid] if kid is not None else list(self._keys)
+        if kid is not None and not named:
+            if any(each.kid is not None for each in self._keys) or not self._keys:
+                raise UnknownKey
+            named = list(self._keys)  # a set whose keys have no names
+        return [each for each in named if algorithm in each.algorithms][:_MOST_TRIED]
 
 
 def published_keys(document: Any, algorithms: Iterable[str]) -> KeySet:

@@ -37,15 +37,17 @@ class Revocation:
         self._gateway = gateway
         self._snapshot: Snapshot | None = None
         self._revoked = 0  # the number of the latest revocation of our own tokens that was looked at
+        self._epoch: object = None  # of issuers' keys
         self._next_look = 0.0
         self._is_looking = False
 
     def sweep(self, now: float) -> None:
-        snapshot, revoked = self._gateway.link.snapshot, self._gateway.tokens.revocations.number
-        is_news = snapshot is not self._snapshot or revoked != self._revoked
+        snapshot, tokens = self._gateway.link.snapshot, self._gateway.tokens
+        revoked, epoch = tokens.revocations.number, tokens.epoch
+        is_news = snapshot is not self._snapshot or revoked != self._revoked or epoch is not self._epoch
         if self._is_looking or (not is_news and now < self._next_look):
             return
-        self._snapshot, self._revoked = snapshot, revoked
+        self._snapshot, self._revoked, self._epoch = snapshot, revoked, epoch
         self._next_look = now + _LOOK_S
         self._look(self._under_way(), snapshot, 0)
 
@@ -65,9 +67,9 @@ class Revocation:
         is_news = exchange.snapshot is not snapshot
         if user is not None:
             tokens, epoch = self._gateway.tokens, time.time()
-            if user.expires_at <= epoch or (user.is_own and tokens.revocations.is_revoked(user)):
+            if not tokens.holds(user, epoch):
                 return False
-            if is_news and not tokens.may_go_on(user, epoch):
+            if (is_news or exchange.session.known_by is not tokens.epoch) and tokens.as_of_now(exchange, epoch) is None:
                 return False
         return not is_news or _is_live(snapshot, exchange)
 
@@ -75,11 +77,10 @@ class Revocation:
         epoch = time.time()
         is_too_old = self._gateway.is_config_too_old  # then no credential is trusted (MAX_CONFIG_AGE)
         for exchange, revoke in under_way[start : start + _SLICE]:
-            user = exchange.user
-            is_known = exchange.key is not None or user is not None or exchange.certificate is not None
+            is_known = exchange.key is not None or exchange.user is not None or exchange.certificate is not None
             if (
                 (is_too_old and is_known)
-                or (user is not None and not self._gateway.tokens.may_go_on(user, epoch))
+                or (exchange.user is not None and not self._has_token_of_now(exchange, epoch))
                 or not may_go_on(snapshot, self._gateway.link.route, exchange, epoch)
             ):
                 revoke()
@@ -87,6 +88,14 @@ class Revocation:
         self._is_looking = start < len(under_way)
         if self._is_looking:
             self._gateway.loop.call_soon(self._look, under_way, snapshot, start)
+
+    def _has_token_of_now(self, exchange: Exchange, epoch: float) -> bool:
+        """If so, the exchange stands on what is said of its user now."""
+        user = self._gateway.tokens.as_of_now(exchange, epoch)
+        if user is None:
+            return False
+        exchange.user = user
+        return True
 
 
 def _is_live(snapshot: Snapshot, exchange: Exchange) -> bool:
@@ -115,7 +124,7 @@ def may_go_on(
 ) -> bool:
     """Whether what the exchange was allowed holds in ``snapshot``; if so, the exchange stands on that one from now on.
     ``route_of`` finds an explicit route by id; ``epoch`` is now in epoch seconds. Whether a user's token holds is told
-    by `Tokens.may_go_on`."""
+    by `Tokens.as_of_now`."""
     key = exchange.key
     if key is not None and not _is_allowed_now(key, exchange, epoch):
         return False

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
+from operator import is_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,7 @@ import orjson
 
 from access.addresses import failure_bucket
 from access.records import ApplicationRecord
-from access.tokens.identity import Identity
+from access.tokens.identity import Identity, Proof
 from access.tokens.judging import (
     application_named,
     check_claims,
@@ -73,6 +74,19 @@ class _Remembered(NamedTuple):
     keys: Any  # the `KeySet` that verified it; None: the issuer's opinion did
     applications: Mapping[str, ApplicationRecord]
     size: int
+
+
+class _Judged(NamedTuple):
+    """A token that is right. ``keys`` and ``proof`` are None where its issuer's opinion was asked for; ``until``: when
+    it is to be looked at again."""
+
+    issuer: IssuerRecord
+    claims: Mapping[str, Any]
+    keys: KeySet | None
+    proof: Proof | None
+    issued_at: float
+    expires_at: float
+    until: float
 
 
 class _Opinion(NamedTuple):
@@ -176,27 +190,52 @@ class Tokens:
             and (found.keys is None or self._key_set(issuer) is found.keys)
         )
 
-    def may_go_on(self, user: Identity, now: float) -> bool:
-        """Whether what a token has opened may stay open: ``now`` is epoch seconds."""
-        if user.expires_at <= now or (user.is_own and self.revocations.is_revoked(user)):
-            return False
-        issuers: Mapping[str, IssuerRecord] = self._gateway.link.snapshot.issuers
-        issuer = next((each for each in issuers.values() if each.id == user.issuer_id), None)
+    def holds(self, user: Identity, now: float) -> bool:
+        """Whether a token has neither expired by ``now`` (epoch seconds) nor been revoked."""
+        return user.expires_at > now and not (user.is_own and self.revocations.is_revoked(user))
+
+    def as_of_now(self, exchange: Exchange, now: float) -> Identity | None:
+        """Who the bearer of the token is that has opened an exchange, by the issuers, keys and applications of now
+        (epoch seconds). None: it would open nothing any more, or it would be a request of another application."""
+        user: Identity = exchange.user
+        if not self.holds(user, now):
+            return None
+        snapshot = self._gateway.link.snapshot
+        if snapshot.issuers is not self._issuers:
+            self._take_issuers(snapshot.issuers)
+        issuer = next((each for each in self._issuers.values() if each.id == user.issuer_id), None)
         if issuer is None:
-            return False
+            return None
+        keys, application = self._keys_of_now(issuer), snapshot.applications.get(exchange.application.id)
+        stood_on, stands_on = exchange.token_stands_on, (issuer, keys, application)
+        if stood_on is not None and all(map(is_, stood_on, stands_on)):
+            return user
         try:
-            check_claims(issuer, user.claims)
+            identity = _judged_again(issuer, keys, application, exchange, now)
         except Refused:
-            return False
-        return True
+            return None
+        exchange.token_stands_on = stands_on
+        return identity
+
+    def _keys_of_now(self, issuer: IssuerRecord) -> KeySet | None:
+        """None: they cannot be had at the moment, or there are none to have."""
+        known = self._keys.get(issuer.id)
+        if issuer.rules.secret is not None and known is not None and known[0] is issuer:
+            return known[2]  # `look` keeps it fresh
+        if not has_keys(issuer):
+            return None
+        try:
+            return self._key_set(issuer)
+        except InternalFault:
+            return None
 
     # --- judging ---
     def _judge(
         self, token: bytes, digest: bytes, applications: Mapping[str, ApplicationRecord], now: float
     ) -> Recognised:
         try:
-            issuer, claims, keys, issued_at, expires_at, until = self._verified(token, digest, now)
-            recognised = self._recognised(issuer, claims, applications, issued_at, expires_at, until)
+            judged = self._verified(token, digest, now)
+            recognised = self._recognised(judged, applications)
         except Refused as refused:
             self._count(refused.status)
             logger.debug("a token was refused: %s", refused)
@@ -206,14 +245,11 @@ class Tokens:
             self._count("unavailable")
             raise
         self._count("valid")
-        self._remember(digest, _Remembered(recognised, issuer, keys, applications, len(token)))
+        self._remember(digest, _Remembered(recognised, judged.issuer, judged.keys, applications, len(token)))
         return recognised
 
-    def _verified(
-        self, token: bytes, digest: bytes, now: float
-    ) -> tuple[IssuerRecord, Mapping[str, Any], KeySet | None, float, float, float]:
-        """Whose claims, by which keys; issued, expiring, and to be looked at again when. Raises `Refused`, `Question`
-        or InternalFault."""
+    def _verified(self, token: bytes, digest: bytes, now: float) -> _Judged:
+        """Raises `Refused`, `Question` or InternalFault."""
         if not 0 < len(token) <= MAX_TOKEN:
             raise Refused("it is empty or too long")  # a `Question` without a token asks for keys
         if token.count(b".") not in (2, 4):
@@ -231,10 +267,10 @@ class Tokens:
         if not has_keys(known):
             return self._opinion_of(known, token, digest, now)
         check_form(known, signed)
-        keys = self._verify(known, signed)
+        keys, proof = self._verify(known, signed)
         check_claims(known, signed.claims)
         issued_at, expires_at = lifetime(known, signed.claims, now)
-        return known, signed.claims, keys, issued_at, expires_at, expires_at
+        return _Judged(known, signed.claims, keys, proof, issued_at, expires_at, expires_at)
 
     def _opened(self, token: EncryptedToken) -> tuple[IssuerRecord, SignedToken]:
         """Whose key opens it, and what is inside."""
@@ -262,7 +298,7 @@ class Tokens:
             raise fault
         raise Refused("no key opens it")
 
-    def _verify(self, issuer: IssuerRecord, token: SignedToken) -> KeySet:
+    def _verify(self, issuer: IssuerRecord, token: SignedToken) -> tuple[KeySet, Proof]:
         from access.tokens.keys import UnknownKey
 
         keys = self._key_set(issuer)
@@ -270,12 +306,11 @@ class Tokens:
             self._ask_for_keys(issuer, _RETRY_S)
             raise _cannot_tell(f"The keys of the issuer {issuer.name} have not been had yet.")
         try:
-            keys.verify(token)
+            return keys, keys.verify(token)
         except UnknownKey:
             if issuer.rules.jwks_url:
                 self._ask_for_keys(issuer, REFETCH_S)
             raise Refused("its key is none of the issuer's") from None
-        return keys
 
     def _ask_for_keys(self, issuer: IssuerRecord, pause_s: float) -> None:
         """Raises `Question` unless that was done a moment ago; InternalFault when it failed then: what cannot be asked
@@ -330,9 +365,7 @@ class Tokens:
         self.take_keys({"whole": False, "issuers": keys})
 
     # --- opinions of issuers (RFC 7662) ---
-    def _opined(
-        self, token: bytes, digest: bytes, now: float
-    ) -> tuple[IssuerRecord, Mapping[str, Any], None, float, float, float]:
+    def _opined(self, token: bytes, digest: bytes, now: float) -> _Judged:
         if not token.isascii() or token.split() != [token]:
             raise Refused("it has characters that no credential has")  # RFC 6750 section 2.1
         asked, fault = False, None
@@ -351,9 +384,7 @@ class Tokens:
             raise _cannot_tell("The gateway cannot tell at the moment whose tokens count.")
         raise Refused("no issuer knows it")
 
-    def _opinion_of(
-        self, issuer: IssuerRecord, token: bytes, digest: bytes, now: float
-    ) -> tuple[IssuerRecord, Mapping[str, Any], None, float, float, float]:
+    def _opinion_of(self, issuer: IssuerRecord, token: bytes, digest: bytes, now: float) -> _Judged:
         key = issuer.id, digest
         answer = self._answers.get(key)
         if isinstance(answer, GatewayFault):
@@ -365,25 +396,18 @@ class Tokens:
             raise Refused("its issuer says that it is not active")
         check_claims(issuer, opinion.claims)
         issued_at, expires_at = introspected_lifetime(issuer, opinion.claims, now)
-        return issuer, opinion.claims, None, issued_at, expires_at, min(expires_at, opinion.until)
+        return _Judged(issuer, opinion.claims, None, None, issued_at, expires_at, min(expires_at, opinion.until))
 
     # --- whose request it is ---
-    def _recognised(
-        self,
-        issuer: IssuerRecord,
-        claims: Mapping[str, Any],
-        applications: Mapping[str, ApplicationRecord],
-        issued_at: float,
-        expires_at: float,
-        until: float,
-    ) -> Recognised:
+    def _recognised(self, judged: _Judged, applications: Mapping[str, ApplicationRecord]) -> Recognised:
+        issuer, claims = judged.issuer, judged.claims
         named = application_named(issuer, claims)
         application = _application(applications, named, issuer.tenant_id) if named else None
         if named and application is None:
             raise Refused("its application is not active")
         application_id = application.id if application is not None else ""
-        identity = identity_of(issuer, claims, application_id, issued_at, expires_at)
-        return Recognised(identity, application, until, named is not None and named != issuer.application_id)
+        identity = identity_of(issuer, claims, application_id, judged.issued_at, judged.expires_at, judged.proof)
+        return Recognised(identity, application, judged.until, named is not None and named != issuer.application_id)
 
     def _remember(self, digest: bytes, entry: _Remembered) -> None:
         former = self._remembered.pop(digest, None)
@@ -523,6 +547,43 @@ def has_keys(issuer: IssuerRecord) -> bool:
     """Whether its JWTs are verified here; else its opinion of them is asked for."""
     rules = issuer.rules
     return bool(rules.jwks_url) or rules.jwks is not None or rules.secret is not None
+
+
+def _judged_again(
+    issuer: IssuerRecord,
+    keys: KeySet | None,
+    application: ApplicationRecord | None,
+    exchange: Exchange,
+    now: float,
+) -> Identity:
+    """Raises `Refused` where what a token has opened stands on it no longer. Keys that cannot be had are no reason."""
+    user: Identity = exchange.user
+    claims, proof = user.claims, user.proof
+    if proof is None:
+        if issuer.rules.introspection is None:
+            raise Refused("its issuer is not asked any more")
+        issued_at, expires_at = introspected_lifetime(issuer, claims, now)
+    else:
+        if not has_keys(issuer):
+            raise Refused("its issuer has no keys any more")
+        check_form(issuer, proof)
+        if keys is not None and not keys.would_verify(proof):
+            raise Refused("its key is none of the issuer's any more")
+        issued_at, expires_at = lifetime(issuer, claims, now)
+    check_claims(issuer, claims)
+    is_alone = exchange.key is None and exchange.certificate is None
+    _check_application(issuer, application_named(issuer, claims), application, is_alone=is_alone)
+    return identity_of(issuer, claims, user.application_id, issued_at, expires_at, proof)
+
+
+def _check_application(
+    issuer: IssuerRecord, named: str | None, application: ApplicationRecord | None, *, is_alone: bool
+) -> None:
+    """Beside a key or a certificate the token need not name the application, only no other one. Raises `Refused`."""
+    if application is None or application.tenant_id != issuer.tenant_id:
+        raise Refused("its application is not active, or the issuer has gone to another tenant")
+    if (is_alone or named != issuer.application_id) and named not in (application.id, application.name):
+        raise Refused("it is of another application now")
 
 
 def _made(issuer: IssuerRecord, made_of: Any) -> KeySet | None:
