@@ -114,6 +114,8 @@ class Identity(Protocol):
     @property
     def host(self) -> bytes: ...  # lower case, without port
     @property
+    def origin(self) -> bytes: ...  # scheme and authority that the upstream is told
+    @property
     def client(self) -> str: ...  # the address that counts, after trusted proxies
     @property
     def is_proxied(self) -> bool: ...  # a trusted proxy is the peer

@@ -47,6 +47,26 @@ def test_another_host_is_another_answer(plane: DataPlane) -> None:
     assert is_hit(plane.ask("GET", upstream.path + "/a", host="ONE.test:80"))
 
 
+def test_whatever_origin_a_client_names_its_answer_is_for_that_one(start_plane: Callable[..., DataPlane]) -> None:
+    """Scheme and port belong to the URL, and services make links of them (RFC 9111 section 2, RFC 9110 section 4.3)."""
+    plane = start_plane(trusted_proxies=("127.0.0.7",))
+
+    def script(seen: Seen) -> bytes:
+        said = seen.field("x-forwarded-proto"), seen.field("x-forwarded-host")
+        return reply("Cache-Control: public, max-age=60", body=b"%b://%b" % said)
+
+    upstream = cached(plane, script)
+    for _ in range(2):
+        for host in ("gateway.test:1337", "gateway.test"):
+            assert plane.ask("GET", upstream.path + "/a", host=host).body == f"http://{host}".encode()
+        for proto in ("https", "http"):
+            told = f"X-Forwarded-Proto: {proto}", "X-Forwarded-Host: shop.test"
+            answer = plane.ask("GET", upstream.path + "/a", *told, source="127.0.0.7")
+            assert answer.body == f"{proto}://shop.test".encode()
+    assert is_hit(answer)
+    assert len(upstream.requests) == 4
+
+
 def test_without_a_policy_nothing_is_stored(plane: DataPlane) -> None:
     for policies in ({}, {"caching": {"enabled": False}}):
         upstream = plane.serve(policies=policies)
@@ -271,6 +291,19 @@ def test_answers_vary_as_the_upstream_says(plane: DataPlane) -> None:
     assert not is_hit(plane.ask("GET", upstream.path + "/a", "Accept-Language: de", "X-Own: 1"))
 
 
+def test_what_the_upstream_was_not_told_is_for_nobody_who_tells_it(plane: DataPlane) -> None:
+    """A client may have the gateway keep a field to itself (RFC 9110 section 7.6.1)."""
+
+    def by_language(seen: Seen) -> bytes:
+        said = seen.field("accept-language") or b"none"
+        return reply("Cache-Control: public, max-age=60", "Vary: Accept-Language", body=said)
+
+    upstream = cached(plane, by_language)
+    hidden = plane.ask("GET", upstream.path + "/a", "Accept-Language: de", "Connection: keep-alive, Accept-Language")
+    assert (hidden.body, status_of(hidden)) == (b"none", "fwd=uri-miss")
+    assert plane.ask("GET", upstream.path + "/a", "Accept-Language: de").body == b"de"
+
+
 def test_private_answers_to_some_keep_no_answers_from_others(plane: DataPlane) -> None:
     def script(seen: Seen) -> bytes:
         who = "private" if seen.field("cookie") else "public"
@@ -329,6 +362,16 @@ def test_preconditions_of_the_origin_go_there(plane: DataPlane, field: str) -> N
     plane.ask("GET", upstream.path + "/a")
     assert status_of(plane.ask("GET", upstream.path + "/a", field)) == "fwd=bypass"
     assert field.partition(":")[0].lower() in upstream.requests[1].names
+
+
+@pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"])
+def test_what_is_meant_as_another_method_passes_by(plane: DataPlane, name: str) -> None:
+    upstream = cached(
+        plane, lambda seen: reply("Cache-Control: public, max-age=60", body=b"%d" % len(seen.all(name.lower())))
+    )
+    assert status_of(plane.ask("GET", upstream.path + "/a", f"{name}: POST")) == "fwd=bypass"
+    assert plane.ask("GET", upstream.path + "/a").body == b"0"
+    assert plane.ask("GET", upstream.path + "/a", f"{name}: POST").body == b"1"
 
 
 def test_a_request_with_a_body_passes_by(plane: DataPlane) -> None:

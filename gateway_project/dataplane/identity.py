@@ -20,6 +20,7 @@ class Identity:
 
     host_field: bytes
     host: bytes  # lower case, without port
+    origin: bytes  # scheme and authority as the upstream is told of them, lower case, without a port that goes unsaid
     client: str  # the address that counts
     is_proxied: bool  # read from a trusted proxy's fields: to be read anew for every request
     forwarding_lines: bytes
@@ -33,7 +34,7 @@ def identify(
     if host_field.translate(None, _HOST_OCTETS):
         raise ClientFault("bad_request", "The Host field holds a character that no host name has.")
     if not proxies.trusts(peer):
-        return Identity(host_field, _name(host_field), peer, False, _lines(peer, scheme, host_field), scheme == "https")
+        return _identity(host_field, peer, scheme, host_field, is_proxied=False)
     hops, proto = noted.get(b"x-forwarded-for", b""), noted.get(b"x-forwarded-proto", b"")
     host = noted.get(b"x-forwarded-host", b"")
     if len(host_field) + len(hops) + len(proto) + len(host) > _MAX_REMEMBERED_BYTES:
@@ -51,7 +52,13 @@ def _told(
         scheme = proto.decode("ascii")
     if forwarded_host and not forwarded_host.translate(None, _HOST_OCTETS):
         host = forwarded_host
-    return Identity(host_field, _name(host_field), client, True, _lines(client, scheme, host), scheme == "https")
+    return _identity(host_field, client, scheme, host, is_proxied=True)
+
+
+def _identity(host_field: bytes, client: str, scheme: str, host: bytes, *, is_proxied: bool) -> Identity:
+    origin = scheme.encode("ascii") + b"://" + host.lower().removesuffix(b":443" if scheme == "https" else b":80")
+    lines = _lines(client, scheme, host)
+    return Identity(host_field, _name(host_field), origin, client, is_proxied, lines, scheme == "https")
 
 
 def _name(host: bytes) -> bytes:

@@ -12,7 +12,13 @@ from routing.cache.store import MAX_VARY_NAMES, StoredAnswer, Vary
 
 # Fields by which a request asks for something special; without them it is one of the many (`PLAIN`).
 _SPECIAL = frozenset(
-    b"cache-control if-match if-modified-since if-none-match if-range if-unmodified-since range".split()
+    b"cache-control if-match if-modified-since if-none-match if-range if-unmodified-since range "
+    b"x-http-method x-http-method-override x-method-override".split()
+)
+# Preconditions that only the origin can judge (RFC 9110 section 13.2.1), and names of another method by which some
+# services take a request: what answers it is none to a GET.
+_FOR_ORIGIN = frozenset(
+    b"if-match if-unmodified-since x-http-method x-http-method-override x-method-override".split()
 )
 # Conditions that an answer from memory settles, taken out where a whole answer is wanted.
 _SETTLED_HERE = frozenset(b"if-modified-since if-none-match if-range range".split())
@@ -57,8 +63,7 @@ class Asked:
         self.if_modified_since = fields.get(b"if-modified-since") if self.if_none_match is None else None
         self.range = fields.get(b"range")
         self.if_range = fields.get(b"if-range") if self.range is not None else None
-        # Preconditions that only the origin can judge (RFC 9110 section 13.2.1).
-        self.is_for_origin = b"if-match" in fields or b"if-unmodified-since" in fields
+        self.is_for_origin = not _FOR_ORIGIN.isdisjoint(fields)
 
     @property
     def is_conditional(self) -> bool:
@@ -140,6 +145,9 @@ def vary_of(exchange: Exchange, names: bytes | None) -> tuple[Vary, bool] | None
     wanted.discard(APPLICATION)
     if b"*" in wanted or not _OUR_OWN.isdisjoint(wanted) or len(wanted) > MAX_VARY_NAMES:
         return None
+    connection = exchange.noted.get(b"connection")
+    if connection is not None and not wanted.isdisjoint(name.strip().lower() for name in connection.split(b",")):
+        return None  # the upstream has not seen what the client sent (RFC 9110 section 7.6.1)
     return tuple((name, request_value(exchange, name)) for name in sorted(wanted)), is_owners
 
 

@@ -280,7 +280,7 @@ class Fetch:
             body=body,
             vary=draft.vary,
             service=service.name,
-            host=self.resource[2],
+            host=self.exchange.identity.host,
             place=(self.match.path, self.exchange.query),
             tags=draft.tags,
             at=draft.at,

@@ -223,8 +223,8 @@ def _digest(*parts: bytes | None) -> str:
 
 
 def _key_parts(key: Key) -> tuple[bytes | None, ...]:
-    owner, (scope, version, host, path, query) = key
-    return owner.encode(), scope.encode(), version.encode(), host, path, query
+    owner, (scope, version, origin, path, query) = key
+    return owner.encode(), scope.encode(), version.encode(), origin, path, query
 
 
 def _name(key: Key) -> str:
@@ -252,6 +252,7 @@ def encoded(answer: StoredAnswer, generation: Generation, now: float, epoch: flo
         "lines": [_text(line) for line in answer.lines],
         "vary": [[_text(name), _text(value)] for name, value in answer.vary],
         "service": answer.service,
+        "host": _text(answer.host),
         "place": [_text(part) for part in answer.place],
         "tags": [_text(tag) for tag in answer.tags],
         "at": epoch - (now - answer.at),
@@ -283,7 +284,7 @@ def decoded(value: bytes, key: Key, now: float, epoch: float) -> tuple[StoredAns
         body=value[start + size :],
         vary=tuple((_bytes(name), None if said is None else _bytes(said)) for name, said in meta["vary"]),
         service=meta["service"],
-        host=key[1][2],
+        host=_bytes(meta["host"]),
         place=(_bytes(path), None if query is None else _bytes(query)),
         tags=frozenset(map(_bytes, meta["tags"])),
         at=now - max(0.0, epoch - meta["at"]),

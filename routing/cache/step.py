@@ -135,7 +135,8 @@ class Cache:
         if service is None or exchange.has_body or b"upgrade" in exchange.noted:
             self._bypass(exchange, match)
             return False
-        resource = (match.cache_scope, exchange.version.name, exchange.identity.host, exchange.raw_path, exchange.query)
+        origin = exchange.identity.origin
+        resource = (match.cache_scope, exchange.version.name, origin, exchange.raw_path, exchange.query)
         asked = read_asked(exchange, heeds_directives=policy.heed_clients)
         if asked.is_for_origin:
             self._bypass(exchange, match)

@@ -1,6 +1,6 @@
 """Stored answers of one worker: least recently used ones leave when the bytes are used up.
 
-An answer is found by its primary key (whose it is, service, version, host, path, query), then by the request fields
+An answer is found by its primary key (whose it is, service, version, origin, path, query), then by the request fields
 that it varies by (RFC 9111 section 4.1). All times are the worker's monotonic clock.
 """
 
@@ -20,7 +20,7 @@ MAX_VARY_NAMES = 20
 SLICE = 500  # keys looked at in one go of the event loop
 EVERYBODY = ""
 
-Resource = tuple[str, str, bytes, bytes, bytes | None]  # service and route, version, host, path as sent, query
+Resource = tuple[str, str, bytes, bytes, bytes | None]  # service and route, version, origin, path as sent, query
 Key = tuple[str, Resource]  # the application that may have it (EVERYBODY: all), and what it is an answer for
 Vary = tuple[tuple[bytes, bytes | None], ...]  # names with the values that the request had
 
