@@ -41,18 +41,20 @@ class RouteTable:
     Exact hosts are looked at first, then ``*.suffix`` (the longest suffix first), then routes for any host.
     """
 
-    __slots__ = ("_any", "_exact", "_is_empty", "_suffixes")
+    __slots__ = ("_any", "_exact", "_is_empty", "_suffixes", "caching")
 
     def __init__(
         self,
         exact: Mapping[bytes, _Trie] | None = None,
         suffixes: Mapping[bytes, _Trie] | None = None,
         any_host: _Trie | None = None,
+        caching: int = 0,
     ) -> None:
         self._exact = dict(exact or {})
         self._suffixes = dict(suffixes or {})  # by b".example.com"
         self._any: _Trie = any_host if any_host is not None else PathTrie()
         self._is_empty = not (self._exact or self._suffixes or self._any)
+        self.caching = caching  # how many routes have a policy of their own for that
 
     def match(self, host: bytes, path: bytes, method: bytes, fields: RequestFields | None = None) -> RouteRecord | None:
         """The route for a request; ``host`` in lower case without port, ``path`` canonical. None: no explicit route.
@@ -87,7 +89,9 @@ class RouteTable:
 
     def changed(self, put: Iterable[RouteRecord], drop: Iterable[RouteRecord]) -> RouteTable:
         """A table with ``drop`` taken out and ``put`` laid in; this one stays as it is."""
+        put, drop = list(put), list(drop)
         puts, drops = _by_host(put), _by_host(drop)
+        caching = self.caching + sum(map(_caches, put)) - sum(map(_caches, drop))
         exact, suffixes, any_host = dict(self._exact), dict(self._suffixes), self._any
         for host in puts.keys() | drops.keys():
             tries, name = (suffixes, host[1:]) if host.startswith(b"*.") else (exact, host)
@@ -99,11 +103,12 @@ class RouteTable:
                 tries[name] = trie
             else:
                 tries.pop(name, None)
-        return RouteTable(exact, suffixes, any_host)
+        return RouteTable(exact, suffixes, any_host, caching)
 
     def load(self, route: RouteRecord) -> None:
         """Lay in a route in place: only while nobody else sees this table yet."""
         rule = _Rule.of(route)
+        self.caching += _caches(route)
         for host in route.hosts or (b"",):
             if host == b"":
                 trie = self._any
@@ -113,6 +118,10 @@ class RouteTable:
                 trie = self._exact.setdefault(host, PathTrie())
             trie.load(route.path, rule)
         self._is_empty = False
+
+
+def _caches(route: RouteRecord) -> bool:
+    return route.caching is not None and route.caching.enabled
 
 
 def _by_host(routes: Iterable[RouteRecord]) -> dict[bytes, list[tuple[bytes, _Rule]]]:

@@ -52,16 +52,16 @@ def test_whatever_origin_a_client_names_its_answer_is_for_that_one(start_plane: 
     plane = start_plane(trusted_proxies=("127.0.0.7",))
 
     def script(seen: Seen) -> bytes:
-        said = seen.field("x-forwarded-proto"), seen.field("x-forwarded-host")
-        return reply("Cache-Control: public, max-age=60", body=b"%b://%b" % said)
+        told = [seen.field(name) or b"" for name in ("x-forwarded-proto", "x-forwarded-host")]
+        return reply("Cache-Control: public, max-age=60", body=b"://".join(told))
 
     upstream = cached(plane, script)
     for _ in range(2):
         for host in ("gateway.test:1337", "gateway.test"):
             assert plane.ask("GET", upstream.path + "/a", host=host).body == f"http://{host}".encode()
         for proto in ("https", "http"):
-            told = f"X-Forwarded-Proto: {proto}", "X-Forwarded-Host: shop.test"
-            answer = plane.ask("GET", upstream.path + "/a", *told, source="127.0.0.7")
+            fields = f"X-Forwarded-Proto: {proto}", "X-Forwarded-Host: shop.test"
+            answer = plane.ask("GET", upstream.path + "/a", *fields, source="127.0.0.7")
             assert answer.body == f"{proto}://shop.test".encode()
     assert is_hit(answer)
     assert len(upstream.requests) == 4
@@ -404,6 +404,28 @@ def test_unsafe_methods_void_what_is_stored(plane: DataPlane, method: str, statu
     assert status_of(plane.ask(method, upstream.path + "/%61?x=1")) == "fwd=method"
     assert is_hit(plane.ask("GET", upstream.path + "/a?x=1")) is not is_void
     assert is_hit(plane.ask("GET", upstream.path + "/b"))
+
+
+@pytest.mark.parametrize("where", ["another route", "another service", "a route that stores nothing"])
+def test_an_unsafe_request_that_leads_elsewhere_voids_what_is_stored_too(plane: DataPlane, where: str) -> None:
+    """RFC 9111 section 4.4 knows URLs alone."""
+    script = answering(lambda seen: reply("Cache-Control: public, max-age=60", body=seen.method))
+    is_services = where == "a route that stores nothing"
+    upstream = plane.serve(script, policies={"caching": {}} if is_services else {})
+    reader = writer = upstream.path.rpartition("/")[2]
+    if where == "another service":
+        writer = plane.serve(script).path.rpartition("/")[2]
+    path, route = f"/shelf/{reader}/*", f"rte_{reader}"
+    plane.feed.put("route", route_wire(route, path, methods=["GET"], service=reader, policies={"caching": {}}))
+    policies = {"caching": {"enabled": False}} if is_services else {}
+    plane.feed.put("route", route_wire(f"{route}_w", path, methods=["POST"], service=writer, policies=policies))
+    plane.ask("GET", f"/shelf/{reader}/a")
+    plane.ask("GET", f"/shelf/{reader}/b")
+    written = plane.ask("POST", f"/shelf/{reader}/a", body=b"{}")
+    assert (written.status, written.body, written.field("cache-status")) == (200, b"POST", None)
+    assert [is_hit(plane.ask("GET", f"/shelf/{reader}/{each}")) for each in "ab"] == [False, True]
+    plane.feed.drop("route", route)
+    assert plane.ask("POST", f"/shelf/{reader}/a", body=b"{}").status == 200
 
 
 def test_what_an_unsafe_answer_names_is_void_too(plane: DataPlane) -> None:

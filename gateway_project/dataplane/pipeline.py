@@ -29,6 +29,7 @@ from keys.credential import is_well_formed_with_any_prefix
 from keys.records import KeyRecord
 from keys.verify import authenticate, invalid_credentials, look_closely, throttled
 from routing.balancing import TargetGroup
+from routing.cache.step import SAFE
 from routing.compression import compression_step
 from routing.paths import canonical
 from routing.policies import Maintenance
@@ -141,7 +142,7 @@ class Pipeline:
         gateway = self._gateway
         if is_new and match.method is exchange.method and not match.is_conditional:
             self._matches.remember(exchange, match)
-        for step in match.steps if match.steps is not None else self._steps_of(match):
+        for step in match.steps if match.steps is not None else self._steps_of(exchange, match):
             if step(exchange, match):
                 return
         service = match.service
@@ -409,7 +410,7 @@ class Pipeline:
         exchange.answer_lines += self._limit_fields(policy, remaining, seconds)
 
     # --- 9 what only some services and routes ask for ---
-    def _steps_of(self, match: Match) -> tuple[Step, ...]:
+    def _steps_of(self, exchange: Exchange, match: Match) -> tuple[Step, ...]:
         """In order: compression, … A step that returns True has seen to the answer."""
         route, service = match.route, match.service
         steps: list[Step | None] = [
@@ -417,9 +418,25 @@ class Pipeline:
             compression_step(route.compression if route else None, service.compression if service else None),
             self._gateway.mirrors.step(service),
             self._gateway.options.step if match.method == b"OPTIONS" else None,
+            self._voiding_step(exchange, match) if match.method not in SAFE else None,
         ]
         match.steps = tuple(step for step in steps if step is not None)
         return match.steps
+
+    def _voiding_step(self, exchange: Exchange, match: Match) -> Step | None:
+        """Where what a GET of the same URL leads to is stored, and what this one leads to is not: another route, or
+        another service."""
+        snapshot, service = exchange.snapshot, match.service
+        if service is None or not (snapshot.routes.caching or (service.caching is not None and match.caching is None)):
+            return None
+        fields = RequestFields(exchange, match.path, self._key_header)
+        try:
+            read = find_match(snapshot, exchange.identity.host, b"GET", match.path, fields)
+        except ClientFault:
+            return None
+        if read.caching is None or (match.caching is not None and read.service is service):  # its own policy sees to it
+            return None
+        return self._gateway.cache.voiding_step(read)
 
     # --- 10 select ---
     def _select(

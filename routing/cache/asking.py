@@ -17,9 +17,7 @@ _SPECIAL = frozenset(
 )
 # Preconditions that only the origin can judge (RFC 9110 section 13.2.1), and names of another method by which some
 # services take a request: what answers it is none to a GET.
-_FOR_ORIGIN = frozenset(
-    b"if-match if-unmodified-since x-http-method x-http-method-override x-method-override".split()
-)
+_FOR_ORIGIN = frozenset(b"if-match if-unmodified-since x-http-method x-http-method-override x-method-override".split())
 # Conditions that an answer from memory settles, taken out where a whole answer is wanted.
 _SETTLED_HERE = frozenset(b"if-modified-since if-none-match if-range range".split())
 # What the gateway itself tells upstreams differs from request to request: an answer that varies by it is for nobody

@@ -38,6 +38,8 @@ class CachedMatch(Protocol):
     @property
     def path(self) -> bytes: ...  # canonical
     @property
+    def caching(self) -> Caching | None: ...
+    @property
     def cache_scope(self) -> str: ...  # service and route: what is stored for one is for no other
     @property
     def service(self) -> ServiceRecord | None: ...
@@ -474,11 +476,11 @@ class Noting(Filter):
         self.onward.start(_marked(head, self._line))
 
 
-class Invalidating(Noting):
+class Invalidating(Filter):
     """An unsafe request that succeeds makes what is stored for its URL void (RFC 9111 section 4.4)."""
 
-    def __init__(self, onward: AnswerSink, line: bytes, succeeded: Callable[[AnswerHead], None]) -> None:
-        super().__init__(onward, line)
+    def __init__(self, onward: AnswerSink, succeeded: Callable[[AnswerHead], None]) -> None:
+        super().__init__(onward)
         self._succeeded = succeeded
 
     def whole(self, head: AnswerHead, body: bytes) -> None:

@@ -34,7 +34,7 @@ _NOT_SHARED_S = 10.0  # how long it is remembered that an answer was for nobody 
 _MAX_REMEMBERED = 4096
 _TELL_S = 0.01  # in which what is to be told gathers
 # RFC 9110 section 9.2.1, and those of the registry that are safe; any other method may change something.
-_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"QUERY", b"PROPFIND", b"REPORT", b"SEARCH"))
+SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"QUERY", b"PROPFIND", b"REPORT", b"SEARCH"))
 _FWD_METHOD = b"cache-status: portcullis; fwd=method\r\n"
 _FWD_BYPASS = b"cache-status: portcullis; fwd=bypass\r\n"
 
@@ -451,11 +451,20 @@ class Cache:
         exchange.filters += (partial(Noting, line=_FWD_BYPASS),)
 
     def _pass_by(self, exchange: Exchange, match: CachedMatch, policy: Caching) -> None:
-        if exchange.method in _SAFE:
-            exchange.filters += (partial(Noting, line=_FWD_METHOD),)
-        else:
-            succeeded = partial(self._succeeded, exchange, match, policy)
-            exchange.filters += (partial(Invalidating, line=_FWD_METHOD, succeeded=succeeded),)
+        exchange.filters += (partial(Noting, line=_FWD_METHOD),)
+        if exchange.method not in SAFE:
+            exchange.filters += (partial(Invalidating, succeeded=partial(self._succeeded, exchange, match, policy)),)
+
+    def voiding_step(self, read: CachedMatch) -> Callable[[Exchange, CachedMatch], bool]:
+        """For unsafe requests that lead elsewhere than ``read``, which is what a GET of the same URL leads to."""
+        policy = read.caching
+        assert policy is not None
+
+        def step(exchange: Exchange, match: CachedMatch) -> bool:
+            exchange.filters += (partial(Invalidating, succeeded=partial(self._succeeded, exchange, read, policy)),)
+            return False  # it answers nothing itself
+
+        return step
 
     def _succeeded(self, exchange: Exchange, match: CachedMatch, policy: Caching, head: AnswerHead) -> None:
         """RFC 9111 section 4.4: of the request's own URL, and of those that the answer names on the same host."""
