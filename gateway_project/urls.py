@@ -8,7 +8,7 @@ from django.urls.converters import StringConverter
 from django.views.generic import RedirectView
 
 from access.administration.api import AdminStateViewSet, AdminViewSet, PermissionsView, RoleViewSet
-from access.administration.people_api import InvitationViewSet, PanelSessionsView, PanelSessionView
+from access.administration.people_api import FactorsView, InvitationViewSet, PanelSessionsView, PanelSessionView
 from access.alerts_api import AlertChannelViewSet, AlertMessageViewSet, AlertTestView
 from access.api import ApplicationViewSet, EntryViewSet
 from access.end_users.api import (
@@ -109,6 +109,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/access/users/<word:id>/activate", AdminStateViewSet.as_view({"post": "activate"})),
     path("admin/access/users/<word:id>/sessions", PanelSessionsView.as_view()),
     path("admin/access/users/<word:id>/sessions/<word:session>", PanelSessionView.as_view()),
+    path("admin/access/users/<word:id>/factors", FactorsView.as_view()),
     path("admin/access/invitations", InvitationViewSet.as_view({"get": "list", "post": "create"})),
     path("admin/access/invitations/<word:id>", InvitationViewSet.as_view({"get": "retrieve", "delete": "destroy"})),
     *_rows("admin/access/roles", RoleViewSet, "name"),

@@ -220,9 +220,27 @@ def test_resetting_a_second_factor_takes_it_away_and_ends_the_sessions(panel: Cl
     assert AuditEvent.objects.filter(action="mfa.removed", actor_name="ann", object_name="bob").exists()
 
 
+def test_the_api_resets_a_second_factor_as_the_panel_does(api: Any) -> None:
+    bob = make_account("bob", "KEY_VIEWER", password=PASSWORD)
+    theirs = enter("bob")
+    for kind in ("totp", "webauthn", "recovery_codes"):
+        Authenticator.objects.create(user=bob.user, type=kind, data={})
+    path = f"/admin/access/users/{bob.pk}/factors"
+    assert client_with("KEY_ADMIN", username="kay").delete(path).status_code == 403
+    assert api.delete(path).status_code == 204
+    assert not Authenticator.objects.exists()
+    assert theirs.get("/api-keys").status_code == 302
+    event = AuditEvent.objects.get(action="mfa.removed")
+    assert (event.source, event.object_name, event.details) == ("api", "bob", {"factor": "all", "count": 3})
+    assert api.delete(path).status_code == 204
+    assert api.delete("/admin/access/users/adm_nobody/factors").status_code == 404
+
+
 def test_nobody_touches_an_account_that_may_do_more() -> None:
     root = make_account("root", "SUPER_ADMIN", password=PASSWORD)
     session = enter("root")
+    key = client_with("USER_ADMIN", username="uno")
+    assert key.delete(f"/admin/access/users/{root.pk}/factors").status_code == 403
     keeper = signed_in(make_account("una", "USER_ADMIN", password=PASSWORD).user)
     assert keeper.post(f"/users/{root.pk}/factors/reset").status_code == 403
     assert keeper.post(f"/users/{root.pk}/switch").status_code == 403

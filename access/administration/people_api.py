@@ -1,4 +1,5 @@
-"""``/admin/access/invitations[/{id}]`` and ``/admin/access/users/{id}/sessions[/{session}]``."""
+"""``/admin/access/invitations[/{id}]``, and of ``/admin/access/users/{id}`` ``/sessions[/{session}]`` and
+``/factors``."""
 
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -17,7 +18,7 @@ from rest_framework.views import APIView
 
 from access.administration import invitations
 from access.administration.mail import send_invitation
-from access.administration.sessions import end_sessions, live_sessions
+from access.administration.sessions import end_sessions, live_sessions, reset_factors
 from access.models import AdminAccount, Invitation
 from core.api import ListViewSet, author, own_permissions
 from core.faults import ClientFault
@@ -192,6 +193,25 @@ class PanelSessionView(APIView):
         if not found:
             raise ClientFault("not_found", f"There is no session {session!r} of this user.")
         return _end(request, account, found)
+
+
+class FactorsView(APIView):
+    """The second factors of an administrator. They are of the user, as the password is."""
+
+    resource = "users"
+    permission_actions: ClassVar = {"DELETE": "update"}
+
+    @extend_schema(responses={204: None}, operation_id="admin_access_user_factors_reset")
+    def delete(self, request: Request, id: str) -> Response:
+        """Take all second factors away from somebody who has lost them.
+
+        Recovery codes go too, and their sessions end. Make sure that it is they who ask: until they add a new factor,
+        the password alone lets in."""
+        by = author(request)
+        reset_factors(
+            account=_account(id), own_permissions=own_permissions(request), actor=by["actor"], source=by["source"]
+        )
+        return Response(status=204)
 
 
 def _account(account_id: str) -> AdminAccount:
