@@ -201,7 +201,9 @@ class FactorsView(APIView):
     resource = "users"
     permission_actions: ClassVar = {"DELETE": "update"}
 
-    @extend_schema(responses={204: None}, operation_id="admin_access_user_factors_reset")
+    @extend_schema(
+        responses={204: None}, operation_id="admin_access_user_factors_reset", summary="Reset second factors"
+    )
     def delete(self, request: Request, id: str) -> Response:
         """Take all second factors away from somebody who has lost them.
 
