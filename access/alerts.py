@@ -28,7 +28,7 @@ LIMIT_VIOLATED, TEST = "limit.violated", "test"
 EVENTS = (LIMIT_VIOLATED,)
 MOST_SUBJECTS = 10  # in one message
 _MOST_RECIPIENTS = 50
-_LONGEST_INTERVAL_S = 7 * 86_400
+LONGEST_INTERVAL_S = 7 * 86_400
 _LOOK_BACK = timedelta(hours=1)  # at the first message of a channel
 _KEPT_SECRET = "whsec_"  # noqa: S105  # how Standard Webhooks writes secrets
 
@@ -92,8 +92,8 @@ def _validate(channel: AlertChannel) -> None:
             )
     if not isinstance(channel.events, list) or any(each not in EVENTS for each in channel.events):
         errors.add("events", f"A list of these: {', '.join(EVENTS)}. Empty: all of them.")
-    if not errors.has("min_interval_s") and channel.min_interval_s > _LONGEST_INTERVAL_S:
-        errors.add("min_interval_s", f"At most {_LONGEST_INTERVAL_S} seconds, which is a week.")
+    if not errors.has("min_interval_s") and channel.min_interval_s > LONGEST_INTERVAL_S:
+        errors.add("min_interval_s", f"At most {LONGEST_INTERVAL_S} seconds, which is a week.")
     errors.raise_any()
     same = AlertChannel.objects.filter(tenant_id=channel.tenant_id, name=channel.name)
     if same.exclude(pk=channel.pk).exists():

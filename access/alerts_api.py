@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from access import alerts as use_cases
-from access.alerts import CHANNEL_FIELDS, EVENTS
+from access.alerts import CHANNEL_FIELDS, EVENTS, LONGEST_INTERVAL_S
 from access.models import AlertChannel, AlertMessage
 from core.api import Author, ConfigViewSet, ListViewSet
 from core.faults import ClientFault
@@ -37,6 +37,7 @@ from core.serializers import ConfigSerializer, EpochMillis, config_meta, text_li
 class AlertChannelSerializer(ConfigSerializer[AlertChannel]):
     """``secret`` is a reference to what signs webhooks (Standard Webhooks). ``events`` empty: all of them."""
 
+    bounds: ClassVar = {"min_interval_s": {"maximum": LONGEST_INTERVAL_S}}
     recipients = text_list(required=False)
     events = serializers.ListField(child=serializers.ChoiceField(choices=EVENTS), required=False)
     Meta = config_meta(AlertChannel, *CHANNEL_FIELDS)

@@ -6,8 +6,9 @@ from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
 
 from access.models import Application, EndpointWhitelist
 from access.policies import APPLICATION_POLICIES
-from access.services import APPLICATION_FIELDS, ENTRY_FIELDS
-from core.serializers import ConfigSerializer, config_meta, policy_fields, text_list
+from access.services import APPLICATION_FIELDS, ENTRY_FIELDS, MAX_PRIORITY
+from core.serializers import ConfigSerializer, config_meta, each_whole, policy_fields, text_list
+from core.validation import METHOD, NAME, VERSION
 
 
 @extend_schema_serializer(
@@ -36,6 +37,12 @@ class ApplicationSerializer(ConfigSerializer[Application]):
         "priority": "0 to 9: where a service is overloaded, the lowest are refused first",
         "is_active": "false: its keys are refused",
     }
+    bounds: ClassVar = {
+        "allowed_services": each_whole(NAME),
+        "allowed_versions": each_whole(VERSION),
+        "rate_limit": {"minimum": 1},
+        "priority": {"maximum": MAX_PRIORITY},
+    }
     allowed_services = text_list(required=False)
     allowed_versions = text_list(required=False)
     bundles = text_list(required=False)
@@ -63,6 +70,12 @@ class EntrySerializer(ConfigSerializer[EndpointWhitelist]):
         "allowed_versions": "Narrows the application's",
         "rate_limit": "Requests per minute for each key, or each address if public; null: the application's",
         "is_public": "No key is needed",
+    }
+    bounds: ClassVar = {
+        "endpoint_path": {"pattern": "^/"},
+        "allowed_methods": each_whole(METHOD) | {"minItems": 1},
+        "allowed_versions": each_whole(VERSION),
+        "rate_limit": {"minimum": 1},
     }
     allowed_methods = text_list(required=False, allow_empty=False)
     allowed_versions = text_list(required=False)

@@ -27,6 +27,7 @@ APPLICATION_FIELDS = (
     "name", "description", "allowed_services", "allowed_versions", "endpoint_mode", "rate_limit", "priority",
     *APPLICATION_POLICIES, "bundles", "is_active",
 )  # fmt: skip
+MAX_PRIORITY = 9
 ENTRY_FIELDS = ("endpoint_path", "allowed_methods", "allowed_versions", "rate_limit", "is_public")
 
 
@@ -93,7 +94,7 @@ def _validate_application(application: Application) -> None:
     errors.check_list("allowed_services", application.allowed_services, NAME, 'orders, or "*" for all')
     errors.check_list("allowed_versions", application.allowed_versions, VERSION, 'v2, or "*" for all')
     _check_rate_limit(application, errors)
-    if not errors.has("priority") and application.priority > 9:
+    if not errors.has("priority") and application.priority > MAX_PRIORITY:
         errors.add("priority", "A priority is from 0 (refused first under overload) to 9.")
     check_policies(application, APPLICATION_POLICIES, errors)
     check_bundles(application, errors)

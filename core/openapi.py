@@ -100,7 +100,7 @@ def complete(result: dict[str, Any], generator: Any, request: Any, public: bool)
     for path, operations in result["paths"].items():
         for method, operation in operations.items():
             used.update(operation["tags"])
-            _answers(path, method, operation)
+            _answers(path, method, operation, is_list=any(each.startswith(f"{path}/{{") for each in result["paths"]))
     result["tags"] = [{"name": tag, "description": _purpose(tag)} for tag in sorted(used)]
     schemas, policies = components["schemas"], {name: _policy(schema) for name, schema in POLICY_SCHEMAS.items()}
     assert not policies.keys() & schemas.keys(), policies.keys() & schemas.keys()
@@ -149,13 +149,14 @@ def _referred(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _answers(path: str, method: str, operation: dict[str, Any]) -> None:
+def _answers(path: str, method: str, operation: dict[str, Any], *, is_list: bool) -> None:
+    """``is_list``: what is made there has a path of its own below this one."""
     headers = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "header"}
     answers = operation["responses"]
     for status, answer in answers.items():
         answer["description"] = answer.get("description") or _ANSWERS[status]
-        names = ["Location"] if status == "201" and "Prefer" in headers else []
-        names += ["ETag"] if headers & {"If-Match", "If-None-Match"} and status in ("200", "201") else []
+        names = ["Location", "ETag"] if status == "201" and is_list and "Prefer" in headers else []
+        names += ["ETag"] if status == "200" and headers & {"If-Match", "If-None-Match"} else []
         names += ["X-Config-Revision", "X-Config-Pending"] if "Prefer" in headers else []
         if names:
             answer.setdefault("headers", {}).update(_referred(*names))

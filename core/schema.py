@@ -7,6 +7,7 @@ from typing import Any
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiParameter
 
+from core.api_problems import camel
 from core.serializers import StrictSerializer
 
 _VERBS = {
@@ -49,6 +50,9 @@ class AdminSchema(AutoSchema):
 
     def _map_basic_serializer(self, serializer: Any, direction: Any) -> Any:
         schema: Any = super()._map_basic_serializer(serializer, direction)  # type: ignore[no-untyped-call]
+        if direction == "request":
+            for name, bounds in getattr(serializer, "bounds", {}).items():
+                schema["properties"][camel(name)].update(bounds)
         if direction == "request" and not serializer.partial:
             schema |= getattr(serializer, "of_all_members", {})
         if direction == "request" and _is_closed(serializer):

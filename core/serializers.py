@@ -1,5 +1,6 @@
 """JSON of the admin API: camelCase names, times in epoch milliseconds, strict types, and nothing silently ignored."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
@@ -131,6 +132,7 @@ class ConfigSerializer(StrictSerializer, serializers.ModelSerializer[Row]):
 
     identity: ClassVar[str] = ""  # the attribute that stands in the URL: a PUT need not repeat it
     words: ClassVar[Mapping[str, str]] = {}  # what the document says of a field, by attribute
+    bounds: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # JSON Schema of what the use-cases ask of it, likewise
 
     serializer_field_mapping = {
         **serializers.ModelSerializer.serializer_field_mapping,
@@ -149,6 +151,7 @@ class ConfigSerializer(StrictSerializer, serializers.ModelSerializer[Row]):
         fields, words = {}, {**_WORDS, **self.words}
         for name, field in super().get_fields().items():
             field.help_text = field.help_text or words.get(name)
+            _take_as_it_is(field, self.bounds.get(name, {}))
             if camel(name) != name and field.source is None:
                 field.source = name
             if name == self.identity and self.instance is not None:
@@ -170,6 +173,24 @@ class ConfigSerializer(StrictSerializer, serializers.ModelSerializer[Row]):
             if not field.read_only and name not in values and name != self.identity:
                 values[name] = model._meta.get_field(name).get_default()  # type: ignore[union-attr]
         return values
+
+
+def _take_as_it_is(field: Any, bounds: Mapping[str, Any]) -> None:
+    """No space is taken off what must match from end to end, and would not."""
+    text = getattr(field, "child", field)
+    if str(bounds.get("items", bounds).get("pattern", "")).endswith("$"):
+        text.trim_whitespace = False
+
+
+def whole(pattern: re.Pattern[str], *, or_empty: bool = False) -> dict[str, str]:
+    """What matches from end to end, as JSON Schema has it."""
+    return {"pattern": f"^(?:{pattern.pattern})?$" if or_empty else f"^(?:{pattern.pattern})$"}
+
+
+def each_whole(pattern: re.Pattern[str], *, star: bool = True) -> dict[str, Any]:
+    """As `core.validation.FieldErrors.check_list` judges a list."""
+    text = rf"^(?:\*|{pattern.pattern})$" if star else f"^(?:{pattern.pattern})$"
+    return {"items": {"type": "string", "pattern": text}, "maxItems": LIST_LIMIT, "uniqueItems": True}
 
 
 CONFIG_FIELDS = ("revision", "created_at", "updated_at")

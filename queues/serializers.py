@@ -5,9 +5,10 @@ from typing import ClassVar
 from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
 from rest_framework import serializers
 
-from core.serializers import ConfigSerializer, EpochMillis, Text, config_meta
+from core.serializers import ConfigSerializer, EpochMillis, Text, config_meta, whole
+from core.validation import NAME
 from queues.models import QueuedTask, QueueRoute
-from queues.services import QUEUE_ROUTE_FIELDS
+from queues.services import LONGEST_S, QUEUE, QUEUE_ROUTE_FIELDS, TASK
 
 
 @extend_schema_serializer(
@@ -30,6 +31,13 @@ class QueueRouteSerializer(ConfigSerializer[QueueRoute]):
         "delay_s": "How long a task waits before it is published",
         "expires_s": "From then on: whoever finds the task later does not run it; null: never",
         "headers": "Further message headers",
+    }
+    bounds: ClassVar = {
+        "name": whole(NAME),
+        "task_name": whole(TASK),
+        "queue": whole(QUEUE),
+        "delay_s": {"maximum": LONGEST_S},
+        "expires_s": {"minimum": 1, "maximum": LONGEST_S},
     }
     headers = serializers.DictField(child=Text(allow_blank=True), required=False)
     Meta = config_meta(QueueRoute, *QUEUE_ROUTE_FIELDS)

@@ -22,10 +22,10 @@ QUEUE_ROUTE_FIELDS = (
     "name", "description", "task_name", "queue", "arguments", "priority", "delay_s", "expires_s", "headers",
     "is_active",
 )  # fmt: skip
-_TASK = re.compile(r"[A-Za-z_][\w.:-]{0,199}", re.ASCII)
-_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,119}")
+TASK = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,199}")
+QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,119}")
 _HEADER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LONGEST_S = 366 * 86400
+LONGEST_S = 366 * 86400
 
 
 def create_queue_route(*, actor: Actor, source: str, reason: str = "", **fields: Any) -> QueueRoute:
@@ -83,16 +83,16 @@ def _validate(queue_route: QueueRoute) -> None:
     errors = FieldErrors()
     errors.check_columns(queue_route)
     errors.check("name", lambda: service_name(queue_route.name))
-    if not errors.has("task_name") and not _TASK.fullmatch(queue_route.task_name):
+    if not errors.has("task_name") and not TASK.fullmatch(queue_route.task_name):
         errors.add("task_name", "A task name looks like email.send: letters, digits, dots, underscores.")
-    if not errors.has("queue") and not _QUEUE.fullmatch(queue_route.queue):
+    if not errors.has("queue") and not QUEUE.fullmatch(queue_route.queue):
         errors.add("queue", "A queue's name has letters, digits, dots, colons, underscores and hyphens.")
     if queue_route.queue == settings.EVENTS_QUEUE:
         errors.add("queue", "This is the queue by which completions come back to the gateway.")
     for field in ("delay_s", "expires_s"):
         value = getattr(queue_route, field)
-        if value is not None and not errors.has(field) and value > _LONGEST_S:
-            errors.add(field, f"At most {_LONGEST_S} seconds (a year).")
+        if value is not None and not errors.has(field) and value > LONGEST_S:
+            errors.add(field, f"At most {LONGEST_S} seconds (a year).")
     if queue_route.expires_s == 0:
         errors.add("expires_s", "A task that expires at once is never run: at least 1 second, or none.")
     errors.check("headers", lambda: _headers(queue_route.headers))

@@ -30,7 +30,7 @@ BUNDLE_POLICIES: dict[str, type[Policy]] = {
     for name, kind in (ROUTE_POLICIES | SERVICE_POLICIES | APPLICATION_POLICIES).items()
     if name not in _OF_ROWS
 }
-_MOST_LIMITS = 50
+MOST_LIMITS = 50
 _Row = ServiceConfig | Route | Application
 
 
@@ -125,8 +125,8 @@ def _validate(bundle: PolicyBundle) -> None:
 
 def _check_limits(bundle: PolicyBundle, errors: FieldErrors) -> None:
     names = bundle.limits
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) > _MOST_LIMITS:
-        errors.add("limits", f"This is a list of at most {_MOST_LIMITS} names of limits.")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) > MOST_LIMITS:
+        errors.add("limits", f"This is a list of at most {MOST_LIMITS} names of limits.")
         return
     known = set(RateLimit.objects.filter(tenant_id=bundle.tenant_id, name__in=names).values_list("name", flat=True))
     for name in names:

@@ -10,9 +10,10 @@ from access.models import PolicyBundle
 from core.api import Author, ConfigViewSet
 from core.api_problems import camel
 from core.listing import Filters
-from core.serializers import ConfigSerializer, Document, config_meta, policy_schema, text_list
+from core.serializers import ConfigSerializer, Document, config_meta, policy_schema, text_list, whole
+from core.validation import NAME
 from routing import bundles as use_cases
-from routing.bundles import BUNDLE_FIELDS, BUNDLE_POLICIES
+from routing.bundles import BUNDLE_FIELDS, BUNDLE_POLICIES, MOST_LIMITS
 
 _BY_JSON = {camel(name): name for name in BUNDLE_POLICIES}
 
@@ -58,6 +59,7 @@ class BundleSerializer(ConfigSerializer[PolicyBundle]):
     """``limits`` names limits that then hold for what has a bundle that names them. ``usedBy`` are those."""
 
     identity = "name"
+    bounds: ClassVar = {"name": whole(NAME), "limits": {"maxItems": MOST_LIMITS}}
     policies = PoliciesField(allow_null=False)
     limits = text_list(required=False)
     used_by = serializers.SerializerMethodField("users")

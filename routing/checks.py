@@ -32,6 +32,8 @@ from routing.rewriting import faulty_rewrite
 from routing.transforming import faulty_transformation
 from routing.upstream_credentials import CredentialField
 
+LONGEST_TIMEOUT_MS = 24 * 3600 * 1000
+MAX_WEIGHT = 10_000
 TIMEOUTS = ("request_timeout_ms", "connect_timeout_ms", "idle_timeout_ms", "total_timeout_ms")
 _OWN_PATHS = (b"/api/v1/tasks", b"/api/v1/management")
 # Names as DNS has them (RFC 1123 section 2.1), and underscores, which container networks use.
@@ -191,7 +193,7 @@ def check_target(target: ServiceTarget, errors: FieldErrors) -> None:
 
 
 def check_weight(weight: object, field: str, errors: FieldErrors) -> None:
-    if not isinstance(weight, int) or isinstance(weight, bool) or not 0 <= weight <= 10_000:
+    if not isinstance(weight, int) or isinstance(weight, bool) or not 0 <= weight <= MAX_WEIGHT:
         errors.add(field, "A weight is a whole number from 0 to 10000.")
 
 
@@ -330,5 +332,5 @@ def known_versions(service: ServiceConfig) -> set[str]:
 
 def _check_timeout(row: ServiceConfig | Route, field: str, errors: FieldErrors) -> None:
     value = getattr(row, field)
-    if value is not None and not errors.has(field) and not 1 <= value <= 24 * 3600 * 1000:
+    if value is not None and not errors.has(field) and not 1 <= value <= LONGEST_TIMEOUT_MS:
         errors.add(field, "A timeout is from 1 millisecond to a day (86400000).")

@@ -11,16 +11,21 @@ from core.serializers import (
     Text,
     WholeNumber,
     config_meta,
+    each_whole,
     policy_fields,
     text_list,
+    whole,
 )
 from core.tenants import own_tenant
+from core.validation import METHOD, NAME, VERSION
 from queues.models import QueueRoute
+from routing.checks import LONGEST_TIMEOUT_MS, MAX_WEIGHT, TIMEOUTS
 from routing.models import GatewayPolicies, Route, ServiceConfig, ServiceTarget, ServiceVersion
 from routing.policies import GATEWAY_POLICIES, ROUTE_POLICIES, SERVICE_POLICIES
 from routing.services import ROUTE_FIELDS, SERVICE_FIELDS, TARGET_FIELDS, VERSION_FIELDS
 
 _LONGEST_S = 10**9  # far beyond what is allowed, and still a number in milliseconds
+_TIMEOUTS = {name: {"minimum": 1, "maximum": LONGEST_TIMEOUT_MS} for name in TIMEOUTS}
 _TIMES = {
     "request_timeout_ms": "From the beginning of a try to the first byte of the answer; null: ",
     "connect_timeout_ms": "For resolving, connecting and TLS; null: ",
@@ -80,6 +85,7 @@ class ServiceSerializer(ConfigSerializer[ServiceConfig]):
         "is_active": "false: its routes answer 404",
         "circuit_resets": "How often its circuits have been reset",
     }
+    bounds: ClassVar = {"name": whole(NAME), "current_version": whole(VERSION, or_empty=True), **_TIMEOUTS}
     bundles = text_list(required=False)
     Meta = config_meta(ServiceConfig, *SERVICE_FIELDS, read_only=("circuit_resets",))
 
@@ -121,6 +127,7 @@ class VersionSerializer(ConfigSerializer[ServiceVersion]):
         "deprecation_link": "What callers of a deprecated version should read",
         "is_active": "false: it gets no traffic at all",
     }
+    bounds: ClassVar = {"version": whole(VERSION), "weight": {"maximum": MAX_WEIGHT}}
     service = serializers.CharField(source="service.name", read_only=True)
     Meta = config_meta(ServiceVersion, *VERSION_FIELDS, read_only=("service",))
 
@@ -132,6 +139,7 @@ class TargetSerializer(ConfigSerializer[ServiceTarget]):
         "weight": "0 to 10000: its share beside the other targets",
         "is_active": "false: it gets no traffic",
     }
+    bounds: ClassVar = {"weight": {"maximum": MAX_WEIGHT}}
     version = serializers.CharField(source="version.version", read_only=True)
     Meta = config_meta(ServiceTarget, *TARGET_FIELDS, read_only=("version",))
 
@@ -140,7 +148,7 @@ class TargetSerializer(ConfigSerializer[ServiceTarget]):
 class WeightsSerializer(StrictSerializer):
     """Weights by version. Versions that are not named keep theirs."""
 
-    weights = serializers.DictField(child=WholeNumber(min_value=0, max_value=10_000))
+    weights = serializers.DictField(child=WholeNumber(min_value=0, max_value=MAX_WEIGHT))
 
 
 @extend_schema_field({"type": "string", "description": "By name"})
@@ -239,6 +247,12 @@ class RouteSerializer(ConfigSerializer[Route]):
         "pass_credentials": "The upstream sees the client's key or token",
         "is_active": "false: 404, and nothing else takes the request",
         "group": "Empty but for routes of `/api/v1/management/routes`: the id there",
+    }
+    bounds: ClassVar = {
+        "path": {"pattern": "^/api/"},
+        "methods": each_whole(METHOD, star=False),
+        "version": whole(VERSION, or_empty=True),
+        **_TIMEOUTS,
     }
     hosts = text_list(required=False)
     methods = text_list(required=False)

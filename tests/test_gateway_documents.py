@@ -155,6 +155,50 @@ def test_a_purge_says_exactly_one_thing(document: dict[str, Any]) -> None:
         assert not purge.is_valid(wrong)
 
 
+@pytest.mark.parametrize(
+    ("path", "right", "wrong"),
+    [
+        (
+            "/admin/routing/services",
+            {"name": "orders", "currentVersion": "", "requestTimeoutMs": 1},
+            [{"name": "Orders"}, {"name": "orders "}, {"currentVersion": "v 2"}, {"requestTimeoutMs": 0}],
+        ),
+        (
+            "/admin/routing/services/{name}/versions",
+            {"version": "v2", "url": "http://a.internal", "weight": 10_000},
+            [{"version": "v 2"}, {"weight": 10_001}],
+        ),
+        (
+            "/admin/routing/routes",
+            {"name": "r", "path": "/api/a", "methods": ["GET"], "service": "any"},
+            [{"path": "/a"}, {"methods": ["get"]}],
+        ),
+        (
+            "/admin/access/applications",
+            {"name": "a", "allowedServices": ["*"], "allowedVersions": ["v1", "2"], "rateLimit": 1, "priority": 9},
+            [{"allowedServices": [" orders"]}, {"allowedVersions": ["v1", "v1"]}, {"rateLimit": 0}, {"priority": 10}],
+        ),
+        (
+            "/admin/routing/queue-routes",
+            {"name": "mail", "taskName": "mail.send", "queue": "mail", "expiresS": 1},
+            [{"taskName": "mail send"}, {"queue": "a b"}, {"expiresS": 0}],
+        ),
+    ],
+)
+def test_the_bounds_of_fields_are_those_that_are_asked_for(
+    document: dict[str, Any], api: APIClient, path: str, right: dict[str, Any], wrong: list[dict[str, Any]]
+) -> None:
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validator = Draft202012Validator({**document, **schema})
+    api.post("/admin/routing/services", {"name": "any", "defaultUrl": "http://a.internal"})
+    for each in wrong:
+        assert not validator.is_valid(right | each), each
+        answer = api.post(path.format(name="any"), right | each)
+        assert (answer.status_code, {name.partition(".")[0] for name in answer.json()["errors"]}) == (422, set(each))
+    assert validator.is_valid(right)
+    assert api.post(path.format(name="any"), right).status_code == 201
+
+
 def test_a_policy_is_one_schema_wherever_it_is_set(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     reference = {"$ref": "#/components/schemas/Cors"}

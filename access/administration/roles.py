@@ -15,8 +15,8 @@ from core.tenants import own_tenant
 from core.validation import FieldErrors, assign, invalid, taken
 
 ROLE_FIELDS = ("description", "permissions", "require_mfa")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
-_MOST_PERMISSIONS = 200
+ROLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+MOST_PERMISSIONS = 200
 
 
 def visible_roles() -> QuerySet[AdminRole]:
@@ -108,13 +108,13 @@ def _own(role: AdminRole, if_revision: int | None) -> AdminRole:
 def _validate(role: AdminRole) -> None:
     errors = FieldErrors()
     errors.check_columns(role)
-    if not isinstance(role.name, str) or not _NAME.fullmatch(role.name):
+    if not isinstance(role.name, str) or not ROLE_NAME.fullmatch(role.name):
         errors.add("name", "A name has 1 to 63 letters, digits, hyphens and underscores, and begins with a letter.")
     permissions = role.permissions
     if not isinstance(permissions, list) or not all(isinstance(permission, str) for permission in permissions):
         errors.add("permissions", "This must be a list of permissions.")
-    elif len(permissions) > _MOST_PERMISSIONS:
-        errors.add("permissions", f"At most {_MOST_PERMISSIONS} permissions are allowed.")
+    elif len(permissions) > MOST_PERMISSIONS:
+        errors.add("permissions", f"At most {MOST_PERMISSIONS} permissions are allowed.")
     else:
         errors.check("permissions", lambda: check_permissions(permissions))
         if len(set(permissions)) < len(permissions):

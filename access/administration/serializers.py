@@ -1,13 +1,14 @@
 """JSON of administrators, their roles, and what permissions there are."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from access.administration.rights import permissions_of
+from access.administration.roles import MOST_PERMISSIONS, ROLE_NAME
 from access.models import AdminAccount, AdminRole
-from core.serializers import ConfigSerializer, EpochMillis, Flag, Text, config_meta, text_list
+from core.serializers import ConfigSerializer, EpochMillis, Flag, Text, config_meta, text_list, whole
 
 _TEXTS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
 
@@ -49,6 +50,7 @@ class RoleSerializer(ConfigSerializer[AdminRole]):
     ``requireMfa``: whoever has it must have a second factor to use the panel."""
 
     identity = "name"
+    bounds: ClassVar = {"name": whole(ROLE_NAME), "permissions": {"maxItems": MOST_PERMISSIONS, "uniqueItems": True}}
     permissions = text_list(required=False)
 
     Meta = config_meta(AdminRole, "name", "description", "permissions", "require_mfa", read_only=("is_builtin",))

@@ -30,6 +30,7 @@ from core.serializers import (
     Text,
     config_meta,
     text_list,
+    whole,
 )
 
 
@@ -46,6 +47,11 @@ from core.serializers import (
 class EndUserRoleSerializer(ConfigSerializer[EndUserRole]):
     """``requestsPerHour`` and ``burstLimit`` are each user's own; null: the role sets no limit."""
 
+    bounds: ClassVar = {
+        "name": whole(roles.ROLE_NAME),
+        "requests_per_hour": {"minimum": 1, "maximum": roles.MOST},
+        "burst_limit": {"minimum": 1, "maximum": roles.MOST},
+    }
     scopes = text_list(required=False)
     Meta = config_meta(EndUserRole, *roles.ROLE_FIELDS)
 

@@ -13,7 +13,7 @@ from core.validation import FieldErrors, assign, taken
 ROLE_FIELDS = ("name", "description", "scopes", "requests_per_hour", "burst_limit")
 ROLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SCOPE = re.compile(r"(?!admin:)[A-Za-z0-9_.:/-]{1,200}")
-_MOST = 1_000_000_000
+MOST = 1_000_000_000
 
 
 def create_role(*, actor: Actor, source: str, reason: str = "", **fields: Any) -> EndUserRole:
@@ -77,7 +77,7 @@ def _validate(role: EndUserRole) -> None:
         errors.add("name", "A role's name has up to 63 letters, digits and . _ -, and begins with a letter or digit.")
     for field in ("requests_per_hour", "burst_limit"):
         value = getattr(role, field)
-        if value is not None and not errors.has(field) and not 1 <= value <= _MOST:
+        if value is not None and not errors.has(field) and not 1 <= value <= MOST:
             errors.add(field, "At least 1; none means that the role sets no limit.")
     if role.burst_limit is not None and role.requests_per_hour is None and not errors.has("burst_limit"):
         errors.add("burst_limit", "A burst belongs to a limit: say requestsPerHour too.")

@@ -20,7 +20,8 @@ from access.policies import LimitRule
 from core.api import Author, ConfigViewSet, ListViewSet
 from core.faults import ClientFault
 from core.listing import Filters, flag_filter
-from core.serializers import ConfigSerializer, EpochMillis, config_meta, policy_fields
+from core.serializers import ConfigSerializer, EpochMillis, config_meta, policy_fields, whole
+from core.validation import NAME
 
 _RULE = policy_fields({"rule": LimitRule})["rule"]
 
@@ -46,6 +47,7 @@ _RULE = policy_fields({"rule": LimitRule})["rule"]
 class LimitSerializer(ConfigSerializer[RateLimit]):
     """``name`` is what clients read in RateLimit-Policy."""
 
+    bounds: ClassVar = {"name": whole(NAME)}
     rule = type(_RULE)(required=True, allow_null=False)
     Meta = config_meta(RateLimit, *LIMIT_FIELDS)
 
