@@ -29,7 +29,7 @@ test-faults:  ## whole gateways whose processes, servers and targets are killed,
 	@$(PYTHON_IN_VENV) -m pytest tests/faults/test_under_load.py $(ARGS)
 	@exec $(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadgroup tests/faults --ignore tests/faults/test_under_load.py $(ARGS)
 
-fuzz:  ## the OpenAPI document against the admin API, by many requests for each operation: FUZZ_EXAMPLES=20 of each kind
+fuzz:  ## the OpenAPI document against the admin API, by many requests for each operation: FUZZ_EXAMPLES=20 FUZZ_SEED=1
 	@deploy/make-venv.sh requirements-dev.lock
 	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20) exec $(PYTHON_IN_VENV) -m pytest -q -n auto tests/test_api_fuzzing.py $(ARGS)
 

@@ -2,7 +2,8 @@
 in the document, what does not fit the document is refused, and nothing is a 5xx.
 
 `make test` tries a few requests of each operation. `make fuzz` tries FUZZ_EXAMPLES of each kind: that fit the document,
-that do not, and random ones. FUZZ_ONLY is a regular expression of operations to stay with.
+that do not, and random ones; the same each time, and others for each FUZZ_SEED, a number. FUZZ_ONLY is a regular
+expression of operations to stay with.
 """
 
 import os
@@ -21,7 +22,7 @@ from django.core.signals import request_finished, request_started
 from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections, transaction
 from django.test import override_settings
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode, checks
 from schemathesis.core.failures import Failure, FailureGroup
 from schemathesis.core.parameters import ParameterLocation
@@ -37,6 +38,7 @@ from tests.permission_world import Objects, make_objects
 pytestmark = pytest.mark.django_db
 OF_EACH_MODE = int(os.environ.get("FUZZ_EXAMPLES", "2"))
 AT_RANDOM = OF_EACH_MODE if "FUZZ_EXAMPLES" in os.environ else 0  # drawing them takes longer than sending them
+SEED = int(os.environ.get("FUZZ_SEED", "0"))
 ONLY = re.compile(os.environ.get("FUZZ_ONLY", ""))
 PARTS = 8  # for processes to share
 KEPT = {"/keys", "/api/v1/management/api-keys", "/admin/access/invitations"}  # revoked, withdrawn: still to be read
@@ -192,16 +194,16 @@ def _coverage(operation: Any, mode: GenerationMode) -> Iterator[Any]:
 
 def _worth_trying(operation: Any, mode: GenerationMode) -> list[Any]:
     cases = list(_coverage(operation, mode))
-    return random.Random(operation.label).sample(cases, min(OF_EACH_MODE, len(cases)))
+    return random.Random(f"{operation.label}{SEED or ''}").sample(cases, min(OF_EACH_MODE, len(cases)))
 
 
 def _random(operation: Any) -> list[Any]:
     cases: list[Any] = []
     if AT_RANDOM:
 
+        @seed(f"{operation.label}{SEED}")
         @settings(
             max_examples=AT_RANDOM,
-            derandomize=True,
             database=None,
             deadline=None,
             phases=[Phase.generate],
