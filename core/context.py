@@ -194,7 +194,7 @@ class Exchange:
     application: Any = None
     key: Any = None
     user: Any = None  # whose token came with it
-    token_stands_on: Any = None  # the issuer, keys and application by which the token was looked at again
+    token_stands_on: Any = None  # by what the token was looked at again: issuer, keys, application, claims
     certificate: Any = None  # the client's, where it is what the request was admitted by
     own_template: str = ""  # the path label of metrics, where no route or service has one
     max_body_bytes: int | None = None  # not known before step 5

@@ -683,6 +683,42 @@ def test_beside_a_key_the_issuer_may_go_to_another_application(gate: DataPlane) 
         assert is_open(both)
 
 
+@pytest.mark.parametrize(
+    "later", [None, {"sub": "ada", "roles": ["clerk"]}, {"sub": "bob", "roles": ["boss"]}, {"sub": "ada", "exp": 1}]
+)
+def test_an_issuer_is_asked_again_about_an_opaque_token_while_what_it_opened_is_open(
+    gate: DataPlane, opaque: Any, later: dict[str, Any] | None
+) -> None:
+    opinions: dict[str, Any] = {"opaque-ws": {"sub": "ada", "roles": ["boss"]}}
+    asked = opaque(opinions, cacheS=1)
+    path = secured(gate, gate.serve(agreeing()), roles=["boss"])
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(open_socket(gate, f"{path}/ws", bearer(b"opaque-ws"), key=None)) for _ in range(8)
+        ]
+        opinions["opaque-ws"] = later
+        for socket in sockets:
+            wait_for_revocation(socket)
+    assert 2 <= len(asked) < len(sockets)  # once for all of them, and again when they took long to come
+
+
+def test_an_issuer_that_is_away_ends_nothing_that_its_opaque_tokens_opened(gate: DataPlane, opaque: Any) -> None:
+    opinions: dict[str, Any] = {name: {"sub": "ada"} for name in ("opaque-a", "opaque-b")}
+    asked = opaque(opinions, cacheS=1)
+    path = gate.serve(agreeing()).path
+    with ExitStack() as stack:
+        left, revoked = (
+            stack.enter_context(open_socket(gate, f"{path}/ws", bearer(sent.encode()), key=None)) for sent in opinions
+        )
+        away = InternalFault("dependency_unavailable", "The issuer is away.", retry_after_s=1)
+        opinions |= dict.fromkeys(opinions, away)
+        eventually(lambda: len(asked) >= 4, 10, "the next questions")
+        assert is_open(left) and is_open(revoked)
+        opinions |= {"opaque-a": {"sub": "ada"}, "opaque-b": None}
+        wait_for_revocation(revoked)
+        assert is_open(left)
+
+
 # --- what is kept apart --------------------------------------------------------------------------------------------
 def test_stored_answers_of_a_user_are_nobody_elses(gate: DataPlane) -> None:
     stored = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\nok"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -15,6 +15,14 @@ class Proof:
     kid: str | None
     typ: str
     thumbprint: str  # of the key (RFC 7638)
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A token that its issuer was asked about, to ask again while what it opened is open; with its SHA-256."""
+
+    token: bytes = field(repr=False)
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +51,4 @@ class Identity:
     issuer_id: str = ""
     is_own: bool = False  # one that we have issued: revocations concern it
     point: int = 0  # where the user falls in every weighted split (rule 4)
-    proof: Proof | None = None  # None: the issuer's opinion was asked for
+    proof: Proof | Opaque | None = None

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from access.policies import ClaimRule
-from access.tokens.identity import Identity, Proof
+from access.tokens.identity import Identity, Opaque, Proof
 from access.tokens.parsing import Refused, SignedToken
 from access.tokens.records import IssuerRecord
 
@@ -138,7 +138,7 @@ def identity_of(
     application_id: str,
     issued_at: float,
     expires_at: float,
-    proof: Proof | None = None,
+    proof: Proof | Opaque | None = None,
 ) -> Identity:
     """Raises `Refused` for claims that no field and no log line can carry (rule 24)."""
     rules = issuer.rules

@@ -18,8 +18,9 @@ from core.context import Exchange
 from core.faults import PolicyDenied
 from gateway_project.dataplane.holding import Hold
 from gateway_project.dataplane.matching import Match
+from gateway_project.dataplane.questions import Question
 from gateway_project.dataplane.snapshot import Snapshot
-from gateway_project.dataplane.tokens import Question, Recognised, invalid_token
+from gateway_project.dataplane.tokens import Recognised, invalid_token
 from keys.credential import is_well_formed_with_any_prefix
 from keys.records import KeyRecord
 from keys.verify import MAX_KEY_BYTES, look_closely

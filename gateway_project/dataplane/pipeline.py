@@ -20,9 +20,9 @@ from core.context import Exchange
 from core.faults import ClientFault, GatewayFault, InternalFault, PolicyDenied
 from gateway_project.dataplane.address_lists import check_application, check_gateway, check_lists
 from gateway_project.dataplane.matching import AggregateMatch, Match, MatchMemory, Step, find_match
+from gateway_project.dataplane.questions import Question
 from gateway_project.dataplane.snapshot import Snapshot
 from gateway_project.dataplane.socket_exchange import too_large
-from gateway_project.dataplane.tokens import Question
 from gateway_project.dataplane.tracing import REQUEST_ID_LINE
 from gateway_project.dataplane.transformations import transform
 from keys.credential import is_well_formed_with_any_prefix

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from core.context import Exchange
 from gateway_project.dataplane.address_lists import check_application
 from gateway_project.dataplane.body_collector import collect_body
-from gateway_project.dataplane.tokens import Question
+from gateway_project.dataplane.questions import Question
 from queues.envelope import accepted, parse_body
 
 if TYPE_CHECKING:

@@ -91,11 +91,12 @@ class Revocation:
 
     def _has_token_of_now(self, exchange: Exchange, epoch: float) -> bool:
         """If so, the exchange stands on what is said of its user now."""
+        link = self._gateway.link
         user = self._gateway.tokens.as_of_now(exchange, epoch)
-        if user is None:
-            return False
+        if user is None or user is exchange.user:
+            return user is not None
         exchange.user = user
-        return True
+        return _is_met(link.snapshot, link.route, exchange)
 
 
 def _is_live(snapshot: Snapshot, exchange: Exchange) -> bool:

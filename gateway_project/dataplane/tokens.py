@@ -21,7 +21,7 @@ import orjson
 
 from access.addresses import failure_bucket
 from access.records import ApplicationRecord
-from access.tokens.identity import Identity, Proof
+from access.tokens.identity import Identity, Opaque, Proof
 from access.tokens.judging import (
     application_named,
     check_claims,
@@ -35,8 +35,10 @@ from access.tokens.records import MUST_CHANGE_PASSWORD, OWN_DECRYPTION_KEY, OWN_
 from access.tokens.revocations import Revocations
 from core.context import Exchange
 from core.faults import GatewayFault, InternalFault, PolicyDenied
+from gateway_project.dataplane.asking_again import AskingAgain
 from gateway_project.dataplane.holding import Hold
 from gateway_project.dataplane.matching import Match
+from gateway_project.dataplane.questions import Answers, Opinion, Question
 from keys.verify import throttled
 
 if TYPE_CHECKING:
@@ -77,37 +79,16 @@ class _Remembered(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """A token that is right. ``keys`` and ``proof`` are None where its issuer's opinion was asked for; ``until``: when
-    it is to be looked at again."""
+    """A token that is right. ``keys`` are None where its issuer's opinion was asked for; ``until``: when it is to be
+    looked at again."""
 
     issuer: IssuerRecord
     claims: Mapping[str, Any]
     keys: KeySet | None
-    proof: Proof | None
+    proof: Proof | Opaque
     issued_at: float
     expires_at: float
     until: float
-
-
-class _Opinion(NamedTuple):
-    claims: dict[str, Any] | None  # None: it is not active
-    until: float
-    issuer: IssuerRecord
-
-
-_Answers = dict[tuple[str, bytes], _Opinion | GatewayFault]
-
-
-class Question(Exception):
-    """Something must be asked for first: the keys of an issuer or, with a ``token``, what the issuer thinks of it.
-    ``known``: what other issuers have just said, or why they did not."""
-
-    def __init__(self, issuer: IssuerRecord, token: bytes = b"", known: _Answers | None = None) -> None:
-        super().__init__()
-        self.issuer = issuer
-        self.token = token
-        self.known = known or {}
-        self.key = (issuer.id, sha256(token).digest() if token else b"")
 
 
 class Tokens:
@@ -125,9 +106,10 @@ class Tokens:
         self._asked: dict[str, tuple[float, bool]] = {}  # by issuer id: when for its keys, and whether they came
         self._remembered: dict[bytes, _Remembered] = {}
         self._bytes = 0
-        self._opinions: dict[tuple[str, bytes], _Opinion] = {}
-        self._answers: _Answers = {}  # just come, for the request that waited for them and goes on
-        self._waiting: dict[tuple[str, bytes], list[tuple[Hold, Callable[[], None], _Answers]]] = {}
+        self._opinions: dict[tuple[str, bytes], Opinion] = {}
+        self._answers: Answers = {}  # just come, for the request that waited for them and goes on
+        self._asking_again = AskingAgain(gateway, self._ask_for_opinion)
+        self._waiting: dict[tuple[str, bytes], list[tuple[Hold, Callable[[], None], Answers]]] = {}
         self._asking: dict[str, int] = {}  # how many opaque tokens of which address
         self._tasks: set[asyncio.Task[None]] = set()
         self._own_secrets = {
@@ -206,16 +188,31 @@ class Tokens:
         issuer = next((each for each in self._issuers.values() if each.id == user.issuer_id), None)
         if issuer is None:
             return None
+        claims = self._claims_of_now(issuer, user, now)
+        if claims is None:
+            return None
         keys, application = self._keys_of_now(issuer), snapshot.applications.get(exchange.application.id)
-        stood_on, stands_on = exchange.token_stands_on, (issuer, keys, application)
+        stood_on, stands_on = exchange.token_stands_on, (issuer, keys, application, claims)
         if stood_on is not None and all(map(is_, stood_on, stands_on)):
             return user
         try:
-            identity = _judged_again(issuer, keys, application, exchange, now)
+            is_alone = exchange.key is None and exchange.certificate is None
+            _check_application(issuer, application_named(issuer, claims), application, is_alone=is_alone)
+            identity = _judged_again(issuer, keys, user, claims, now)
         except Refused:
             return None
         exchange.token_stands_on = stands_on
         return identity
+
+    def _claims_of_now(self, issuer: IssuerRecord, user: Identity, now: float) -> Mapping[str, Any] | None:
+        """As the issuer said last, whom somebody asks again when its word has run out. None: it is not active."""
+        proof = user.proof
+        if not isinstance(proof, Opaque) or issuer.rules.introspection is None:
+            return user.claims
+        opinion = self._opinions.get((issuer.id, proof.digest))
+        if opinion is not None and opinion.issuer is issuer and opinion.until > now:
+            return opinion.claims
+        return self._asking_again.claims(Question(issuer, proof.token), user.claims, now, is_due=opinion is not None)
 
     def _keys_of_now(self, issuer: IssuerRecord) -> KeySet | None:
         """None: they cannot be had at the moment, or there are none to have."""
@@ -350,6 +347,7 @@ class Tokens:
 
     def look(self) -> None:
         """Once a second: a shared secret may have been rotated, and what it verified is to be looked at again."""
+        self._asking_again.forget(time.time())
         for issuer in self._issuers.values():
             if issuer.rules.secret is not None and issuer.id in self._keys:
                 with suppress(InternalFault):
@@ -396,7 +394,8 @@ class Tokens:
             raise Refused("its issuer says that it is not active")
         check_claims(issuer, opinion.claims)
         issued_at, expires_at = introspected_lifetime(issuer, opinion.claims, now)
-        return _Judged(issuer, opinion.claims, None, None, issued_at, expires_at, min(expires_at, opinion.until))
+        until = min(expires_at, opinion.until)
+        return _Judged(issuer, opinion.claims, None, Opaque(token, digest), issued_at, expires_at, until)
 
     # --- whose request it is ---
     def _recognised(self, judged: _Judged, applications: Mapping[str, ApplicationRecord]) -> Recognised:
@@ -502,7 +501,7 @@ class Tokens:
                 self._asking[bucket] = left
 
     async def _ask(self, question: Question) -> None:
-        answers: _Answers = {}
+        answers: Answers = {}
         try:
             if question.token:
                 answers[question.key] = await self._ask_for_opinion(question)
@@ -527,14 +526,14 @@ class Tokens:
         # The first ones were no answer to an unknown kid: one that comes next may ask again.
         self._asked[issuer.id] = self._gateway.now() if had_some else float("-inf"), True
 
-    async def _ask_for_opinion(self, question: Question) -> _Opinion:
+    async def _ask_for_opinion(self, question: Question) -> Opinion:
         params = {"issuer": question.issuer.id, "token": question.token.decode("ascii", "replace")}
         result = await self._gateway.link.call("introspect", params, _ASK_TIMEOUT_S)
         claims = result["claims"]
         policy = question.issuer.rules.introspection
         assert policy is not None  # else nobody would have asked
         kept_s = policy.cache_s if claims is not None else min(policy.cache_s, _NEGATIVE_S)
-        opinion = _Opinion(claims, time.time() + kept_s, question.issuer)
+        opinion = Opinion(claims, time.time() + kept_s, question.issuer)
         self._opinions.pop(question.key, None)
         if kept_s:
             self._opinions[question.key] = opinion
@@ -550,16 +549,11 @@ def has_keys(issuer: IssuerRecord) -> bool:
 
 
 def _judged_again(
-    issuer: IssuerRecord,
-    keys: KeySet | None,
-    application: ApplicationRecord | None,
-    exchange: Exchange,
-    now: float,
+    issuer: IssuerRecord, keys: KeySet | None, user: Identity, claims: Mapping[str, Any], now: float
 ) -> Identity:
     """Raises `Refused` where what a token has opened stands on it no longer. Keys that cannot be had are no reason."""
-    user: Identity = exchange.user
-    claims, proof = user.claims, user.proof
-    if proof is None:
+    proof = user.proof
+    if not isinstance(proof, Proof):
         if issuer.rules.introspection is None:
             raise Refused("its issuer is not asked any more")
         issued_at, expires_at = introspected_lifetime(issuer, claims, now)
@@ -571,9 +565,10 @@ def _judged_again(
             raise Refused("its key is none of the issuer's any more")
         issued_at, expires_at = lifetime(issuer, claims, now)
     check_claims(issuer, claims)
-    is_alone = exchange.key is None and exchange.certificate is None
-    _check_application(issuer, application_named(issuer, claims), application, is_alone=is_alone)
-    return identity_of(issuer, claims, user.application_id, issued_at, expires_at, proof)
+    identity = identity_of(issuer, claims, user.application_id, issued_at, expires_at, proof)
+    if identity.subject != user.subject:
+        raise Refused("its issuer says that it is somebody else's now")
+    return identity
 
 
 def _check_application(

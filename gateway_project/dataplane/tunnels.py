@@ -90,7 +90,8 @@ class Tunnels:
             tunnel.shutdown()
 
     def _forget_request(self, exchange: SocketExchange) -> None:
-        """Sockets stay for long: none may keep a key, or the whole of the keys, in memory."""
+        """Sockets stay for long: none may keep a key, or the whole of the keys, in memory. An opaque token stays on the
+        user, for its issuer to be asked again."""
         exchange.noted, exchange.passed, exchange.upgrade = {}, [], None
         exchange.query = None
         session = exchange.session
