@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _ROLE = re.compile(r"[\w.-]{1,63}", re.ASCII)
+_QUOTED = r'"(?:[^"]|"")+"'
+_PART = re.compile(rf"\s*({_QUOTED}\s*=[^,]*|[^,]*)(?:,|$)")
+_QUOTED_PART = re.compile(rf"({_QUOTED})\s*=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +24,28 @@ class AdmissionRules:
 
 
 def parse_roles(text: str) -> dict[str, tuple[str, ...]]:
-    """``gateway-admins=admin, operations=operator+viewer``: what a claim's value stands for.
+    """``gateway-admins=admin, "cn=ops,dc=example"=operator+viewer``: what a claim's value stands for. Within quotes
+    commas count, and a quote is written twice.
 
     Raises ValueError with a sentence.
     """
     found: dict[str, tuple[str, ...]] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        value, separator, names = part.rpartition("=")
+    for part in filter(None, (match[1].strip() for match in _PART.finditer(text))):
+        value, names = _value_and_names(part)
         roles = tuple(name.strip() for name in names.split("+"))
-        if not separator or not value.strip() or not all(_ROLE.fullmatch(role) for role in roles):
-            raise ValueError(f"{part[:80]!r} is not of the form value=role or value=role+role.")
-        found[value.strip()] = found.get(value.strip(), ()) + roles
+        if not value or not all(_ROLE.fullmatch(role) for role in roles):
+            raise ValueError(
+                f'{part[:80]!r} is not of the form value=role, value=role+role, or "value, with commas"=role.'
+            )
+        found[value] = found.get(value, ()) + roles
     return found
+
+
+def _value_and_names(part: str) -> tuple[str, str]:
+    if quoted := _QUOTED_PART.fullmatch(part):
+        return quoted[1][1:-1].replace('""', '"'), quoted[2]
+    value, _, names = part.rpartition("=")
+    return ("", names) if value.startswith('"') else (value.strip(), names)  # a quote that is not closed
 
 
 def admitted_roles(verified_email: str, values: Iterable[str], rules: AdmissionRules) -> tuple[str, ...]:

@@ -1,5 +1,9 @@
 """Settings of signing in to the panel: identity providers, sessions, mail. Read by `gateway_project.settings`."""
 
+import re
+import ssl
+from base64 import b64decode
+from email.utils import getaddresses
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,7 +53,7 @@ def saml_app() -> dict[str, Any] | None:
     if not entity_id:
         return None
     sso_url = env.url("SAML_IDP_SSO_URL", schemes=_HTTP, example="https://idp.example.com/saml/sso")
-    certificate = env.text("SAML_IDP_CERTIFICATE")
+    certificate = env.checked("SAML_IDP_CERTIFICATE", env.text("SAML_IDP_CERTIFICATE"), _check_certificate)
     if not sso_url or not certificate:
         raise ImproperlyConfigured("SAML_IDP_ENTITY_ID needs SAML_IDP_SSO_URL and SAML_IDP_CERTIFICATE.")
     email = env.text("SAML_EMAIL_ATTRIBUTE")
@@ -108,6 +112,28 @@ def mail() -> dict[str, Any]:
         return {}
     config = environ.Env.email_url_config(url)
     return {name: value for name, value in config.items() if name.startswith("EMAIL_")} | {"EMAIL_TIMEOUT": 10}
+
+
+def mail_from() -> str:
+    return str(env.checked("EMAIL_FROM", env.text("EMAIL_FROM", "portcullis@localhost"), _check_sender))
+
+
+def _check_sender(value: str) -> None:
+    found = getaddresses([value])
+    is_one_line = not re.search(r"[\x00-\x1f\x7f]", value)
+    if not is_one_line or len(found) != 1 or not re.fullmatch(r"[^@\s<>(),;:]+@[^@\s<>(),;:]+", found[0][1]):
+        raise ValueError("it must be one address, such as gateway@example.com or Gateway <gateway@example.com>.")
+
+
+def _check_certificate(value: str) -> None:
+    """One certificate, as python3-saml takes it: with its first and last line or without."""
+    body = value.strip().removeprefix("-----BEGIN CERTIFICATE-----").removesuffix("-----END CERTIFICATE-----")
+    try:
+        encoded = b64decode("".join(body.split()), validate=True)
+        if value:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=encoded)
+    except (ValueError, ssl.SSLError):
+        raise ValueError("it must be one certificate in PEM.") from None
 
 
 def panel_url() -> str:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from onelogin.saml2.constants import OneLogin_Saml2_Constants
 from onelogin.saml2.utils import OneLogin_Saml2_Utils
@@ -36,6 +36,23 @@ _PAGE = """<!doctype html><title>IdP</title><form method="post" action="{acs}"><
 name="SAMLResponse" value="{response}"><button>Go on</button></form>"""
 
 
+def certificate_of(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> str:
+    """A certificate of its own, in PEM."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "idp")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
 class SamlIdp:
     """``attributes`` are those of whoever signs in next; ``spoil`` may change the signed assertion's bytes."""
 
@@ -44,7 +61,7 @@ class SamlIdp:
         self.subject = "ada"
         self.spoil: Any = None
         self._key = rsa.generate_private_key(65537, 2048)
-        self.certificate = self._certificate()
+        self.certificate = certificate_of(self._key)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever)
 
@@ -99,21 +116,6 @@ class SamlIdp:
             assertion = self.spoil(assertion)
         document = _RESPONSE.format(id=uuid4().hex, assertion=assertion, **values)
         return acs, base64.b64encode(document.encode()).decode()
-
-    def _certificate(self) -> str:
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "idp")])
-        now = datetime.now(UTC)
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(self._key.public_key())
-            .serial_number(1)
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .sign(self._key, hashes.SHA256())
-        )
-        return made.public_bytes(serialization.Encoding.PEM).decode()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         idp = self

@@ -55,6 +55,15 @@ def test_the_mapping_is_read_from_one_line_and_a_mistake_is_named() -> None:
         "a": ("admin", "viewer"),
         "dc=x": ("viewer", "operator"),
     } | {"cn": ("ops",)}
-    for wrong in ("admin", "=admin", "a=", "a=b+", "a=b c"):
+    assert parse_roles(
+        '"cn=ops,dc=x"=viewer+operator,"say ""hi"""= admin , " a "=viewer, plain=admin, 5" nails=viewer'
+    ) == {
+        "cn=ops,dc=x": ("viewer", "operator"),
+        'say "hi"': ("admin",),
+        " a ": ("viewer",),
+        "plain": ("admin",),
+        '5" nails': ("viewer",),
+    }
+    for wrong in ("admin", "=admin", "a=", "a=b+", "a=b c", '"a,b', '"a,b=viewer', '""=viewer', '"a,b" c=viewer'):
         with pytest.raises(ValueError, match="is not of the form"):
             parse_roles(wrong)

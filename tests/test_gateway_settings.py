@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from django.core.exceptions import ImproperlyConfigured
+
+from tests.saml_idp import certificate_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,6 +48,10 @@ MALFORMED = [
     ("OIDC_ISSUER", "https://login.example.com"),  # without a client id
     ("SAML_IDP_ENTITY_ID", "https://idp.example.com"),  # without the rest
     ("SSO_ROLES", "admins"),
+    ("SSO_ROLES", '"cn=ops,dc=example'),
+    ("EMAIL_FROM", "nobody"),
+    ("EMAIL_FROM", "one@example.com, two@example.com"),
+    ("EMAIL_FROM", "Gate <gate@example.com>\nBcc: eve@example.com"),
     ("SSO_DOMAINS", "example.com"),  # without roles
     ("SSO_DOMAINS", "everybody"),
     ("EMAIL_URL", "mail.example.com"),
@@ -109,6 +116,40 @@ def test_a_malformed_setting_is_named_in_one_sentence(monkeypatch: pytest.Monkey
     assert sentence.endswith(".")
     assert "\n" not in sentence
     assert "hush" not in sentence
+
+
+CERTIFICATE = certificate_of(ec.generate_private_key(ec.SECP256R1()))
+
+
+@pytest.mark.parametrize("value", [CERTIFICATE, "".join(CERTIFICATE.split("\n")[1:-2])], ids=["PEM", "Base64 alone"])
+def test_the_certificate_of_a_saml_provider_is_taken(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    name_saml_provider(monkeypatch, value)
+    assert load()["SAML_APP"]["settings"]["idp"]["x509cert"] == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["MIIB", "/etc/idp.pem", CERTIFICATE[:200], CERTIFICATE * 2, CERTIFICATE.replace("\n", "\\n"), "-----BEGIN"],
+    ids=["no certificate", "a path", "half of one", "two", "escaped line ends", "its beginning"],
+)
+def test_what_is_no_certificate_of_a_saml_provider_is_said_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    name_saml_provider(monkeypatch, value)
+    with pytest.raises(ImproperlyConfigured, match=r"^SAML_IDP_CERTIFICATE is malformed: it must be one certificate"):
+        load()
+
+
+def name_saml_provider(monkeypatch: pytest.MonkeyPatch, certificate: str) -> None:
+    monkeypatch.setenv("SAML_IDP_ENTITY_ID", "https://idp.example.com")
+    monkeypatch.setenv("SAML_IDP_SSO_URL", "https://idp.example.com/sso")
+    monkeypatch.setenv("SAML_IDP_CERTIFICATE", certificate)
+
+
+@pytest.mark.parametrize("sender", ["gate@gateway", "The Gateway <gate@example.com>", "gate@example.com"])
+def test_mails_may_be_from_a_name_and_an_address(monkeypatch: pytest.MonkeyPatch, sender: str) -> None:
+    monkeypatch.setenv("EMAIL_FROM", sender)
+    assert load()["DEFAULT_FROM_EMAIL"] == sender
 
 
 @pytest.mark.parametrize("name", ["SECRET_KEY", "DATABASE_URL"])
