@@ -208,7 +208,7 @@ class Exchange:
     bytes_out: int = 0
     is_fallback: bool = False
     under_way: Any = None  # what it counts as in limits of concurrency, until it ends
-    measured: Any = None  # under what the version's traffic is counted, where it is
+    measured: Any = None  # under what the version's traffic is counted; None: not at all (what the client brings about)
 
     forwarded: Forwarded | None = None  # where a transformation changes the request: the exchange keeps the client's
     upstream_credentials: Any = None  # `routing.upstream_credentials.CredentialLines` of a service that has some

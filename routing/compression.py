@@ -379,7 +379,7 @@ class Compressing(Filter):
         if self._exchange.is_taking():
             self._keep_time()  # it is slow, but it goes on
             return
-        self._exchange.sink = None
+        self._exchange.sink = self._exchange.measured = None
         self.abort()
 
     # --- what the exchange tells its sink meanwhile ---

@@ -39,7 +39,7 @@ from routing.upstream_credentials import CredentialLines
 
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"QUERY", b"PROPFIND", b"REPORT", b"SEARCH"))
 REPLAY_LIMIT = 64 * 1024
-SLOW_BODY_S = 5.0
+SLOW_BODY_S = 5.0  # of a client that makes the target wait: for the request's body, or to take the answer
 MAX_GATEWAYS = 8  # one behind the other
 _NEVER = float("inf")
 
@@ -73,7 +73,7 @@ class Forwarder:
         may be asked and nothing else can answer, or a secret that the upstream wants is not to be had.
         """
         if b"via" in exchange.noted:
-            _check_for_loop(exchange.noted[b"via"])
+            _check_for_loop(exchange)
         credentials = group.state.record.credentials
         if credentials:
             try:
@@ -108,7 +108,9 @@ class Forwarding:
         "_deadline_of_try",
         "_forwarder",
         "_group",
+        "_held_at",
         "_is_answering",
+        "_is_held_up",
         "_is_judged",
         "_is_resent",
         "_is_sent",
@@ -161,6 +163,8 @@ class Forwarding:
         self._is_resent = False  # once more to the same target, on a fresh connection
         self._is_judged = False  # the target has been told what this answer says about it
         self._is_answering = False  # the client has been sent the beginning of an answer
+        self._held_at = _NEVER  # when the client last took nothing more for now
+        self._is_held_up = False  # it has made the target wait for long
         self._reads_body = False
         self._body_done = not exchange.has_body
         # What to send again if it must be; None: too large, or not allowed.
@@ -449,13 +453,18 @@ class Forwarding:
         return group.state.cookie_line(target, is_secure=self.exchange.identity.is_secure)
 
     def response_data(self, data: bytes) -> None:
-        self.deadline = self._forwarder.now() + self._terms.idle_s
+        now = self._forwarder.now()
+        self.deadline = now + self._terms.idle_s
         is_ready = self.exchange.write(data) if self._out is None else self._out.data(data)
         if not is_ready and self._connection is not None:
+            self._held_at = now
             self._connection.pause()
 
     def client_ready(self) -> None:
-        self.deadline = self._forwarder.now() + self._terms.idle_s
+        now = self._forwarder.now()
+        if now - self._held_at > SLOW_BODY_S:
+            self._is_held_up = True
+        self.deadline = now + self._terms.idle_s
         if self._connection is not None:
             self._connection.transport.resume_reading()
 
@@ -482,7 +491,10 @@ class Forwarding:
     def response_failed(self, connection: UpstreamConnection, *, is_garbage: bool) -> None:
         self._connection = None
         if self._is_answering:
-            self._finish(FAILURE, close=True)
+            is_clients = self._is_held_up and not is_garbage  # a server gives up on those who take nothing
+            if is_clients:
+                self.exchange.measured = None
+            self._finish(NEUTRAL if is_clients else FAILURE, close=True)
             self._abort_answer()
         elif is_garbage:
             self._fail("reset", invalid_response(self._next_hop()))
@@ -491,6 +503,8 @@ class Forwarding:
         else:
             # A server that gives up on a body that does not come has not failed, or any client could open its circuit.
             is_clients = not self._body_done and self._forwarder.now() - self._began > SLOW_BODY_S
+            if is_clients:
+                self.exchange.measured = None
             fault = connection_terminated(self._next_hop(), connection.error)
             self._fail("reset", fault, outcome=NEUTRAL if is_clients else FAILURE)
 
@@ -554,6 +568,8 @@ class Forwarding:
             if self.last_call > now and self.exchange.is_taking():
                 self.deadline = now + self._terms.idle_s  # the client is slow, but it goes on
                 return
+            if self._connection is not None and not self._connection.transport.is_reading():
+                self.exchange.measured = None  # it is the client that takes nothing more
             self._finish(FAILURE if self._is_target_late(now) else NEUTRAL, close=True)
             self._abort_answer()
         elif self._waits_at is not None:
@@ -659,10 +675,11 @@ class Forwarding:
         self._part_with(outcome, close=close)
 
 
-def _check_for_loop(came_by: bytes) -> None:
+def _check_for_loop(exchange: Exchange) -> None:
     """RFC 9110 section 7.6.3: a service that leads back here, maybe with several parts of an aggregate at each turn,
     would take every connection there is. Raises InternalFault."""
-    if came_by.count(b" portcullis") > MAX_GATEWAYS:
+    if exchange.noted[b"via"].count(b" portcullis") > MAX_GATEWAYS:
+        exchange.measured = None
         detail = f"The request has been through more than {MAX_GATEWAYS} gateways: a service leads back to this one."
         raise InternalFault("loop_detected", detail, proxy_error="proxy_loop_detected")
 

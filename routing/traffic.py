@@ -13,7 +13,7 @@ from django.db.models import Case, F, QuerySet, Value, When
 from django.utils import timezone
 
 from routing.judging import LATENCY_S, Numbers, total
-from routing.models import VersionTraffic, VersionUse
+from routing.models import Rollout, VersionTraffic, VersionUse
 
 BUCKET_S = 10
 PHASE_BUCKET_S = 60  # of a rollout's steps, which are only ever summed from their beginning on, every few seconds
@@ -129,6 +129,10 @@ def _sums(rows: QuerySet[VersionTraffic]) -> dict[str, Numbers]:
 
 
 def prune() -> None:
+    """What an open rollout was measured by before its present step is kept: it may have nothing else to compare with
+    (`routing.rollouts.compared`), and does not grow any more."""
     now = timezone.now()
-    VersionTraffic.objects.filter(began_at__lt=now - _TRAFFIC_KEPT).delete()
+    open_ones = Rollout.objects.filter(status__in=Rollout.OPEN).values_list("pk", "step")
+    before = [f"{rollout}/{step}" for rollout, present in open_ones for step in range(present)]
+    VersionTraffic.objects.filter(began_at__lt=now - _TRAFFIC_KEPT).exclude(phase__in=before).delete()
     VersionUse.objects.filter(last_used_at__lt=now - _USES_KEPT).delete()

@@ -141,6 +141,30 @@ def test_clients_that_stop_reading_do_not_open_it(plane: DataPlane) -> None:
     assert len(plane.ask("GET", path).body) == size
 
 
+def test_servers_that_give_up_on_clients_that_take_nothing_have_not_failed(plane: DataPlane) -> None:
+    size = 50_000_000  # more than the kernel takes
+    given_up = threading.Event()
+
+    def impatient(peer: Peer) -> None:
+        while (seen := peer.read_request()) is not None:
+            if seen.target.endswith(b"large"):
+                with suppress(OSError):
+                    peer.socket.settimeout(SLOW_BODY_S + 1)
+                    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (size, bytes(size)))
+                peer.reset()
+                given_up.set()
+                return
+            peer.send(OK)
+
+    path = serve(plane, plane.serve(impatient), policies=breaker(1))
+    with plane.connect(receive_buffer=4096) as client:
+        client.send(plane.request("GET", f"{path}/large"))
+        assert given_up.wait(30)
+        with pytest.raises(CutShort):
+            client.answer()
+    assert plane.ask("GET", path).status == 200
+
+
 def test_an_answer_that_its_total_time_ends_does_not_count(plane: DataPlane) -> None:
     def dripping(peer: Peer) -> None:
         while peer.read_request() is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from tests.dataplane import DataPlane
+from tests.dataplane import DataPlane, serve
+from tests.gateway_process import eventually
 from tests.raw_http import Answer
 from tests.scripted_upstream import Upstream, replying
 from tests.wires import Wire, application_wire, route_wire, version_wire
@@ -158,6 +161,32 @@ def test_a_failure_of_a_deprecated_version_says_it_too(plane: DataPlane) -> None
     answer = versions.ask()
     assert answer.status == 502
     assert told(answer) == ALL_TOLD
+
+
+# --- measured ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("policies", [{}, {"caching": {}}, {"compression": {"minBytes": 1}}])
+def test_what_clients_bring_about_says_nothing_of_a_version(plane: DataPlane, policies: Any) -> None:
+    """Or any of them could have a rollout rolled back."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
+    body = random.randbytes(8_000_000)
+    upstream = plane.serve(replying(head % len(body) + body))
+    versions = [version_wire(name, 1, upstream.url) for name in ("v1", "v2")]
+    name = f"measured{'_'.join(policies)}"
+    path = serve(plane, upstream, name=name, versions=versions, policies=policies, idle_timeout_ms=300)
+    assert plane.ask("GET", path, f"Via: {', '.join(['1.1 portcullis'] * 9)}").status == 508
+    if "caching" in policies:
+        assert plane.ask("GET", path, "Cache-Control: only-if-cached").status == 504
+    with plane.connect(receive_buffer=4096) as client:
+        answer, _ = client.send(plane.request("GET", path, "Accept-Encoding: gzip")).begin_answer()
+        assert plane.log_line(answer.field("x-request-id"))["code"] == "aborted"
+    assert plane.ask("GET", path).body == body
+
+    def counted() -> list[list[int]]:
+        rows = [row for each in plane.feed.heard if each["type"] == "version_traffic" for row in each["rows"]]
+        return [row[3:5] for row in rows if row[0] == f"svc_{name}"]
+
+    eventually(lambda: counted(), what="what has been counted")
+    assert counted() == [[1, 0]]
 
 
 # --- retired ----------------------------------------------------------------------------------------------------------

@@ -426,6 +426,23 @@ def test_old_traffic_and_old_callers_are_forgotten(service: ServiceConfig) -> No
     assert [row.application_id for row in VersionUse.objects.all()] == ["new"]
 
 
+def test_what_an_open_rollout_is_compared_with_is_kept(service: ServiceConfig, rollout: Rollout) -> None:
+    """A last step may last for a week, and leaves the others no traffic of their own."""
+    yesterday = int(timezone.now().timestamp()) - 90_000
+    latency = [0] * (len(LATENCY_S) + 1)
+    latency[latency_bucket(0.02)] = 1000
+    store_traffic("host", [Traffic(service.pk, "v1", phase(rollout), yesterday, Numbers(1000, 50, tuple(latency)))])
+    for _ in range(2):
+        promote_rollout(rollout=rollout, **ANN)
+    rollout.refresh_from_db()
+    count(rollout, "v2", 1000, 40)
+    prune()
+    wait(rollout, 90_000)
+    assert advanced(rollout).status == "completed"
+    prune()
+    assert not VersionTraffic.objects.filter(version="v1").exists()
+
+
 def test_several_hosts_and_buckets_add_up(service: ServiceConfig) -> None:
     numbers = Numbers(10, 1)
     for host in ("a", "b"):

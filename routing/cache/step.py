@@ -188,6 +188,7 @@ class Cache:
                 return True
         if asked.only_if_cached:
             self.count(request.match, b"miss")
+            request.exchange.measured = None  # its 504 says nothing of the version
             raise InternalFault("not_cached", "The request wants a stored answer alone, and none can be used.")
         return self._fetch(request, answer, may_wait=may_wait and policy.collapse)
 
