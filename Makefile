@@ -26,8 +26,11 @@ test:  ## every test but those of faults; uses or starts PostgreSQL, Redis, Rabb
 
 test-faults:  ## whole gateways whose processes, servers and targets are killed, hang and lie, for some five minutes
 	@deploy/make-venv.sh requirements-dev.lock
-	@$(PYTHON_IN_VENV) -m pytest tests/faults/test_under_load.py $(ARGS)
-	@exec $(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadgroup tests/faults --ignore tests/faults/test_under_load.py $(ARGS)
+	@status=0; \
+	$(PYTHON_IN_VENV) -m pytest tests/faults/test_under_load.py $(ARGS) || status=$$?; \
+	$(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadgroup tests/faults --ignore tests/faults/test_under_load.py $(ARGS) \
+		|| status=$$?; \
+	exit $$status
 
 fuzz:  ## the OpenAPI document against the admin API, by many requests for each operation: FUZZ_EXAMPLES=20 FUZZ_SEED=1
 	@deploy/make-venv.sh requirements-dev.lock
