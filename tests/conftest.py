@@ -9,6 +9,8 @@ import pytest
 from tests.dataplane import DataPlane, data_planes
 from tests.gateway_process import Databases, GatewayFactory, GatewayProcess
 
+_PLANE = pytest.StashKey[DataPlane]()  # the one that all tests share
+
 
 @pytest.fixture(scope="session")
 def gateway_databases(request: pytest.FixtureRequest) -> Iterator[Databases]:
@@ -48,10 +50,19 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[GatewayProcess]:
 
 
 @pytest.fixture(scope="session")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPlane]:
+def plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPlane]:
     """One worker, fed by the tests, for all of them that do not stop it or change its settings."""
     for start in data_planes(lambda: tmp_path_factory.mktemp("plane")):
-        yield start()
+        started = request.config.stash[_PLANE] = start()
+        yield started
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _upstreams_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    plane = request.config.stash.get(_PLANE, None)
+    if plane is not None:
+        plane.close_upstreams()
 
 
 @pytest.fixture

@@ -126,16 +126,24 @@ class DataPlane:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    def close(self) -> list[AssertionError]:
-        """Ends everything; what the scripts of upstreams found wrong."""
-        for upstream in self._upstreams:
+    def close(self) -> None:
+        """Ends everything. Raises AssertionError when the script of an upstream has found something wrong."""
+        try:
+            self.close_upstreams()
+        finally:
+            if hasattr(self, "process"):
+                self.process.kill()
+                self.process.wait()
+                self._output.close()
+            self.feed.stop()
+
+    def close_upstreams(self) -> None:
+        """Those that there have been so far, with their threads and all that they remember."""
+        upstreams, self._upstreams = self._upstreams, []
+        for upstream in upstreams:
             upstream.close()
-        if hasattr(self, "process"):
-            self.process.kill()
-            self.process.wait()
-            self._output.close()
-        self.feed.stop()
-        return [failure for upstream in self._upstreams for failure in upstream.failures]
+        failures = [failure for upstream in upstreams for failure in upstream.failures]
+        assert not failures, failures
 
     def rss_mib(self) -> float:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
@@ -257,6 +265,5 @@ def data_planes(new_directory: Any) -> Iterator[Any]:
 
 
 def _end(plane: DataPlane) -> None:
-    failures = plane.close()
-    assert not failures, failures
+    plane.close()
     assert "Traceback" not in plane.output(), plane.output()

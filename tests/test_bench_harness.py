@@ -96,7 +96,7 @@ def fake_wrk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 def generate(port: int, *arguments: str) -> dict[str, float]:
     command = [sys.executable, "-m", "bench.open_loop", "--port", str(port), "--connections", "4", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     made: dict[str, float] = json.loads(done.stdout)
     return made
@@ -241,7 +241,7 @@ def test_every_step_of_a_request_is_timed(tmp_path: Path, monkeypatch: pytest.Mo
         "from pathlib import Path; from bench import machine, report, steps;"
         f"machine.ROOT = Path({str(tmp_path)!r}); report.RESULTS = machine.ROOT / 'results'; steps.run(batch=20)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     kept = json.loads((tmp_path / "results" / "steps.json").read_text())["results"]
     assert kept["same path"]["everything"] > 0

@@ -165,7 +165,7 @@ def test_no_process_is_left_after_a_signal(tmp_path: Path) -> None:
 def test_a_port_in_use_ends_the_start_with_one_sentence(tmp_path: Path, setting: str) -> None:
     demo = Demo(tmp_path)
     with socket.create_server(("127.0.0.1", int(demo.environment[setting]))):
-        done = subprocess.run(demo.command, cwd=ROOT, env=demo.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(demo.command, cwd=ROOT, env=demo.environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
     sentence = f"portcullis: Port {demo.environment[setting]} is in use; set {setting} to a free one.\n"
     assert done.stderr == sentence
@@ -186,7 +186,7 @@ def test_a_malformed_setting_ends_the_start_with_one_sentence(
 ) -> None:
     demo = Demo(tmp_path)
     given = demo.environment | environment
-    done = subprocess.run(demo.command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(demo.command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=180)
     assert done.returncode == 2
     assert done.stderr.startswith(f"portcullis: {sentence}")
     assert len(done.stderr.splitlines()) == 1

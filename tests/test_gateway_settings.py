@@ -221,7 +221,7 @@ def test_a_command_ends_with_code_2_and_the_sentence() -> None:
         env={**os.environ, "PORT": "many"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert (done.returncode, done.stdout, done.stderr) == (
         2,

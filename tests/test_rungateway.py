@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from gateway_project.processes import ROOT
-from tests.gateway_process import GatewayFactory, GatewayProcess, eventually, migrate
+from tests.gateway_process import START_TIMEOUT_S, GatewayFactory, GatewayProcess, eventually, migrate
 from tests.private_servers import PrivateServer, free_port
 
 
@@ -251,7 +251,7 @@ def test_it_starts_from_the_last_good_snapshot_when_the_database_is_away(
 def run(arguments: list[str], **environment: str) -> "subprocess.CompletedProcess[str]":
     given = {"PATH": os.environ["PATH"], **environment}
     command = [sys.executable, "manage.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=180)
 
 
 SECRET = "a secret key of at least 32 characters"
@@ -333,7 +333,7 @@ Start = Callable[..., tuple[str, "subprocess.Popen[bytes]"]]
 
 def test_it_serves_under_uvicorn_alone(start_asgi: Start, upstream: str, tmp_path: Path) -> None:
     url, process = start_asgi()
-    eventually(lambda: _status(f"{url}/ready") == 200, 60, "readiness")
+    eventually(lambda: _status(f"{url}/ready") == 200, START_TIMEOUT_S, "readiness")
     made = httpx.post(f"{url}/setup", json={"name": "Admin", "email": "admin@example.com"}, timeout=20, trust_env=False)
     assert made.status_code == 201, made.text
     with httpx.Client(base_url=url, headers={"X-API-Key": made.json()["key"]}, timeout=20, trust_env=False) as admin:
@@ -350,9 +350,9 @@ def test_it_serves_under_uvicorn_alone(start_asgi: Start, upstream: str, tmp_pat
 
 def test_two_servers_of_one_directory_share_the_agent(start_asgi: Start) -> None:
     first, _ = start_asgi()
-    eventually(lambda: _status(f"{first}/ready") == 200, 60, "readiness of the first")
+    eventually(lambda: _status(f"{first}/ready") == 200, START_TIMEOUT_S, "readiness of the first")
     second, process = start_asgi()
-    eventually(lambda: _status(f"{second}/ready") == 200, 60, "readiness of the second")
+    eventually(lambda: _status(f"{second}/ready") == 200, START_TIMEOUT_S, "readiness of the second")
     assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() == []
 
 

@@ -34,7 +34,7 @@ def suite(directory: Path, source: str, **environment: str) -> "subprocess.Compl
     for name in ("REQUIRE_SERVICES", "DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "VAR_DIR"):
         if name not in environment:
             given.pop(name, None)
-    return subprocess.run([*command, *config], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
+    return subprocess.run([*command, *config], cwd=ROOT, env=given, capture_output=True, text=True, timeout=180)
 
 
 def test_what_needs_an_absent_server_is_skipped_and_said_once(tmp_path: Path) -> None:
