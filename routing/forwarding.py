@@ -325,13 +325,17 @@ class Forwarding:
     def body_data(self, data: bytes) -> None:
         if self.exchange.content_length is None:
             data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._is_answering:  # early: neither side is silent while the body goes on
+            self.deadline = self._forwarder.now() + self._terms.idle_s
         self._send_body(data)
 
     def body_end(self) -> None:
         self._body_done = True
         if self.exchange.content_length is None:
             self._send_body(b"0\r\n\r\n")
-        if self._connection is not None and not self._is_answering:
+        if self._is_answering:
+            self.deadline = self._forwarder.now() + self._terms.idle_s
+        elif self._connection is not None:
             self.deadline = self._deadline_of_try = self._forwarder.now() + self._terms.first_byte_s
 
     def _send_body(self, data: bytes) -> None:
@@ -364,7 +368,7 @@ class Forwarding:
     def upstream_ready(self) -> None:
         if not self._body_done:
             self.exchange.resume_body()
-            self.deadline = _NEVER
+            self.deadline = self._forwarder.now() + self._terms.idle_s if self._is_answering else _NEVER
 
     # --- towards the client ---
     def response_whole(self, connection: UpstreamConnection, body: bytes) -> None:
@@ -565,8 +569,8 @@ class Forwarding:
     def expire(self, now: float) -> None:
         """A time limit has passed."""
         if self._is_answering:
-            if self.last_call > now and self.exchange.is_taking():
-                self.deadline = now + self._terms.idle_s  # the client is slow, but it goes on
+            if self._is_body_taken(now) or (self.last_call > now and self.exchange.is_taking()):
+                self.deadline = now + self._terms.idle_s  # a side is slow, but it goes on
                 return
             if self._connection is not None and not self._connection.transport.is_reading():
                 self.exchange.measured = None  # it is the client that takes nothing more
@@ -575,8 +579,8 @@ class Forwarding:
         elif self._waits_at is not None:
             detail = f"No place became free at {self._next_hop()} in time."
             self._give_up(InternalFault("overloaded", detail, retry_after_s=1))
-        elif not self._body_done and self._is_body_taken(now):
-            self.deadline = now + self._terms.idle_s  # the same of a target that takes a body slowly
+        elif self._is_body_taken(now):
+            self.deadline = now + self._terms.idle_s
         elif self._timer is not None:  # it is over before the next target was asked
             self._give_up(response_timeout(self._next_hop()), NEUTRAL)
         elif self._connection is None:
@@ -585,13 +589,19 @@ class Forwarding:
             self._fail("timeout", response_timeout(self._next_hop()), is_last=self.last_call <= now)
 
     def _is_target_late(self, now: float) -> bool:
-        """Whether it is the target that is silent in the middle of its answer. A client that takes nothing more, or
-        a limit on all of it, must not count against the target, or any client could open its circuit (rule 27)."""
+        """Whether it is the target that is silent in the middle of its answer. A client that takes nothing more or
+        sends nothing more, or a limit on all of it, must not count against the target, or any client could open its
+        circuit (rule 27)."""
         connection = self._connection
-        return self.last_call > now and connection is not None and connection.transport.is_reading()
+        if connection is None or not self._body_done or self.last_call <= now:
+            return False
+        return connection.transport.is_reading()
 
     def _is_body_taken(self, now: float) -> bool:
-        return self.last_call > now and self._connection is not None and self._connection.is_taking()
+        """Whether the target takes a body slowly, but goes on."""
+        if self._body_done or self.last_call <= now:
+            return False
+        return self._connection is not None and self._connection.is_taking()
 
     def _fail(self, reason: str, fault: UpstreamFault, *, is_last: bool = False, outcome: int = FAILURE) -> None:
         """This try has failed before anything was answered."""

@@ -125,19 +125,22 @@ def test_a_client_that_takes_nothing_is_cut_off_and_its_upstream_let_go(plane: D
         assert is_over.wait(TIMEOUT_S)
 
 
-def test_an_upstream_that_takes_a_little_at_a_time_gets_all_of_it(plane: DataPlane) -> None:
+@pytest.mark.parametrize("is_early", [False, True], ids=["answer after body", "answer before body"])
+def test_an_upstream_that_takes_a_little_at_a_time_gets_all_of_it(plane: DataPlane, is_early: bool) -> None:
     received = [0]
 
     def script(peer: Peer) -> None:
         head = peer.read_head()
         assert head is not None
+        if is_early:
+            peer.send(OK[:-2])
         slow_until = time.monotonic() + 5 * IDLE_MS / 1000
         while received[0] < SIZE and (piece := peer.read_piece()):
             received[0] += len(piece)
             if time.monotonic() < slow_until:
                 time.sleep(0.2)
                 assert received[0] < SIZE / 2
-        peer.send(OK)
+        peer.send(OK[-2:] if is_early else OK)
 
     upstream = plane.serve(upstream=Upstream(script, receive_buffer=16 * 1024), idle_timeout_ms=IDLE_MS)
     name = upstream.path.rpartition("/")[2]
@@ -146,6 +149,46 @@ def test_an_upstream_that_takes_a_little_at_a_time_gets_all_of_it(plane: DataPla
         client.send(plane.request("POST", "/slow-upload", body=b"x" * SIZE))
         assert client.answer("POST").body == b"ok"
     assert received[0] == SIZE
+
+
+def test_a_body_that_goes_on_after_an_early_answer_is_no_silence(plane: DataPlane) -> None:
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(STREAM)
+        peer.send(b"5\r\n%05d\r\n0\r\n\r\n" % sum(map(len, peer.chunks())))
+
+    upstream = plane.serve(script, idle_timeout_ms=IDLE_MS)
+    with plane.connect() as client:
+        client.send(plane.request("POST", upstream.path, "Transfer-Encoding: chunked"))
+        _, body = client.begin_answer()
+        ends = time.monotonic() + 2.5 * IDLE_MS / 1000
+        sent = 0
+        while time.monotonic() < ends:
+            client.send(b"1\r\nx\r\n")
+            sent += 1
+            time.sleep(0.2)
+        client.send(b"0\r\n\r\n")
+        assert list(body) == [b"%05d" % sent]
+
+
+def test_an_upstream_that_is_silent_after_an_early_answer_is_let_go(plane: DataPlane) -> None:
+    """Also when it had held up the body before."""
+    is_over = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(STREAM)
+        time.sleep(IDLE_MS / 2000)
+        peer.read(SIZE // 2)
+        peer.wait_for_end()
+        is_over.set()
+
+    upstream = plane.serve(upstream=Upstream(script, receive_buffer=16 * 1024), idle_timeout_ms=IDLE_MS)
+    with plane.connect() as client:
+        _, body = client.send(plane.request("POST", upstream.path, body=b"x" * (SIZE // 2))).begin_answer()
+        with pytest.raises(CutShort):
+            next(body)
+    assert is_over.wait(TIMEOUT_S)
 
 
 def test_what_outlasts_the_drain_is_cut_off_visibly_and_logged(start_plane: Callable[..., DataPlane]) -> None:
