@@ -314,6 +314,8 @@ class Forwarding:
             return
         for data in self._replay or ():
             connection.write(data)
+        if self._replay_bytes > REPLAY_LIMIT:
+            self._replay = None
         if not self._body_done:
             self.deadline = _NEVER  # how long the client may take is its own connection's matter
         if self._reads_body:
@@ -342,7 +344,8 @@ class Forwarding:
         if self._replay is not None:
             self._replay.append(data)
             self._replay_bytes += len(data)
-            if self._replay_bytes > REPLAY_LIMIT:
+            # Between two tries it is all that there is: some had been read before the client was paused.
+            if self._replay_bytes > REPLAY_LIMIT and self._connection is not None:
                 self._replay = None
         if self._connection is not None:
             self._connection.write(data)

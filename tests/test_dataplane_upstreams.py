@@ -1,7 +1,9 @@
 """Upstreams that fail, lie or dawdle, and what the client learns of it (rules 7, 8, 9, 25; RFC 9209)."""
 
+import signal
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +15,7 @@ from tests.dataplane import DataPlane, failed
 from tests.gateway_process import eventually
 from tests.private_servers import free_port
 from tests.raw_http import CutShort
-from tests.scripted_upstream import OK, Peer, Script, Upstream, closing, replying
+from tests.scripted_upstream import OK, TIMEOUT_S, Peer, Script, Upstream, closing, replying
 from tests.wires import route_wire
 
 
@@ -247,6 +249,39 @@ def test_a_body_that_is_still_arriving_is_sent_again_whole(plane: DataPlane, is_
         client.send(b"3e8\r\n" + b"b" * 1000 + b"\r\n0\r\n\r\n" if is_chunked else b"b" * 1000)
         assert client.answer("PUT").status == 200
     assert upstream.requests[-1].body == b"a" * 1000 + b"b" * 1000
+
+
+def test_what_arrives_between_two_tries_is_sent_too(plane: DataPlane) -> None:
+    """The reused connection is found dead while the worker still has much of a read to look at. Which of both it hears
+    of first is chance: hence several rounds."""
+    may_close, is_closed = threading.Semaphore(0), threading.Semaphore(0)
+
+    def script(peer: Peer) -> None:
+        if peer.number % 2:
+            peer.read_request()
+            peer.send(OK)
+            assert may_close.acquire(timeout=TIMEOUT_S)
+            peer.reset()
+            is_closed.release()
+        elif peer.read_request() is not None:
+            peer.send(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+
+    upstream = plane.serve(script)
+    chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
+    with plane.connect() as client:
+        warm_up = plane.request("PUT", plane.serve().path, body=b"x" * 4_000_000)  # so that much is read at once
+        assert client.send(warm_up).answer("PUT").status == 200
+        for number in range(1, 9):
+            assert client.send(plane.request("GET", upstream.path)).answer().status == 200
+            plane.process.send_signal(signal.SIGSTOP)
+            may_close.release()
+            assert is_closed.acquire(timeout=TIMEOUT_S)
+            client.send(plane.request("PUT", upstream.path, "Transfer-Encoding: chunked") + chunk * 12)
+            plane.process.send_signal(signal.SIGCONT)
+            eventually(lambda: upstream.connections == 2 * number, what="the second connection")  # noqa: B023
+            client.send(chunk + b"0\r\n\r\n")
+            assert client.answer("PUT").status == 200
+            assert len(upstream.requests[-1].body) == 13 * 0x4000
 
 
 def test_a_route_may_declare_that_posts_are_safe_to_send_again(plane: DataPlane) -> None:
