@@ -301,6 +301,32 @@ def test_a_connection_that_closed_while_idle_costs_no_request_anything(plane: Da
     assert len(upstream.requests) == 20
 
 
+def test_a_connection_that_closes_just_before_a_request_costs_it_nothing(plane: DataPlane) -> None:
+    """The worker hears of both at once, and a POST is not sent again."""
+    may_close, is_closed = threading.Semaphore(0), threading.Semaphore(0)
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(OK)
+        assert may_close.acquire(timeout=TIMEOUT_S)
+        peer.close()
+        is_closed.release()
+
+    upstream = plane.serve(script)
+    with plane.connect() as client:
+        for _ in range(8):
+            assert client.send(plane.request("POST", f"{upstream.path}/x", body=b"abc")).answer().status == 200
+            plane.process.send_signal(signal.SIGSTOP)
+            may_close.release()
+            assert is_closed.acquire(timeout=TIMEOUT_S)
+            client.send(plane.request("POST", f"{upstream.path}/x", body=b"abc"))
+            plane.process.send_signal(signal.SIGCONT)
+            assert client.answer("POST").status == 200
+            may_close.release()
+            assert is_closed.acquire(timeout=TIMEOUT_S)
+            eventually(lambda: upstream.open_connections == 0, what="the end of the connection")
+
+
 def test_an_answer_that_says_close_ends_the_upstreams_connection(plane: DataPlane) -> None:
     upstream = plane.serve(replying(OK.replace(b"\r\n\r\n", b"\r\nConnection: Close\r\n\r\n")))
     for _ in range(3):

@@ -210,8 +210,10 @@ class UpstreamConnection(asyncio.Protocol):
             handler.response_ended(self)
 
     def eof_received(self) -> None:
+        if self.handler is None:
+            self.is_closed = True  # nobody takes it from the pool any more
         # An answer without a length ends with the connection (RFC 9112 section 6.3, item 8).
-        if self.handler is not None and self._has_head and not (self._is_whole or self.is_sized or self.is_chunked):
+        elif self._has_head and not (self._is_whole or self.is_sized or self.is_chunked):
             self._is_whole = self._closes = True
             self._pass_on(self.handler)
 
