@@ -323,6 +323,8 @@ class Forwarding:
         else:
             self._reads_body = True
             exchange.read_body(self if exchange.body_tee is None else exchange.body_tee(self))
+        if connection.is_busy and self._connection is connection:  # it said so before the body went on
+            self.upstream_busy()
 
     def body_data(self, data: bytes) -> None:
         if self.exchange.content_length is None:

@@ -175,6 +175,7 @@ class Upstream:
     tls: ssl.SSLContext | None = None
     host: str = "127.0.0.1"
     receive_buffer: int = 0  # what the kernel takes for a script that reads slowly; 0: its own choice
+    segment_size: int = 0  # bytes of a TCP segment towards it, of which others keep fewer; 0: the interface's
 
     def __post_init__(self) -> None:
         self.requests: list[Seen] = []
@@ -186,6 +187,8 @@ class Upstream:
         if self.receive_buffer:
             # Before the first connection: where a window shrinks later, the sender is left to its probes.
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
+        if self.segment_size:
+            self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, self.segment_size)
         self.port: int = self._listener.getsockname()[1]
         self._spawn(self._accept)
 

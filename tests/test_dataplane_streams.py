@@ -1,6 +1,8 @@
 """Bodies of any size in bounded memory, back-pressure, and clients that leave (architecture section 5)."""
 
 import hashlib
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -176,6 +178,50 @@ def test_a_client_is_held_up_while_the_upstream_does_not_read(plane: DataPlane) 
         assert sent[0] < SIZE / 2
         may_read.set()
         assert client.answer("POST").body.decode() == digest_of(pieces_of(SIZE))
+        thread.join()
+    assert memory.growth_mib <= GROWTH_MIB
+
+
+def test_a_client_whose_body_began_to_arrive_before_its_turn_is_held_up_too(plane: DataPlane) -> None:
+    """The first of the body alone is more than the upstream takes, as it is where segments are small."""
+    may_answer, may_read = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        assert may_answer.wait(TIMEOUT_S)
+        peer.send(OK)
+        assert may_read.wait(TIMEOUT_S)
+        hashing(peer)
+
+    upstream = Upstream(script, receive_buffer=8192, segment_size=600)
+    policies = {"concurrency": {"maxConnections": 1, "waitMs": 20_000}}
+    path = unlimited(plane, plane.serve(upstream=upstream, policies=policies))
+    first, sent = 4 * PIECE, [0]
+    with plane.connect() as client, plane.connect() as other, Memory(plane) as memory:
+        warm_up = plane.request("POST", plane.serve().path, body=b"x" * 4_000_000)  # so that much is read at once
+        assert client.send(warm_up).answer("POST").status == 200
+        other.send(plane.request("GET", path))
+        upstream.wait_for()
+        pieces = pieces_of(SIZE)
+        head = plane.request("POST", path, f"Content-Length: {SIZE}")
+        plane.process.send_signal(signal.SIGSTOP)
+        client.send(head + b"".join(next(pieces) for _ in range(first // PIECE)))
+        plane.process.send_signal(signal.SIGCONT)
+
+        def upload() -> None:
+            for piece in pieces:
+                client.send_what_is_taken(piece)
+                sent[0] += len(piece)
+
+        thread = threading.Thread(target=upload)
+        thread.start()
+        stalls(lambda: sent[0])  # before its turn
+        may_answer.set()
+        assert other.answer().status == 200
+        stalls(lambda: sent[0])
+        assert sent[0] < SIZE / 2
+        client.socket.shutdown(socket.SHUT_RDWR)
+        may_read.set()
         thread.join()
     assert memory.growth_mib <= GROWTH_MIB
 

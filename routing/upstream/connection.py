@@ -106,6 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.unsent = NOTHING_KNOWN
         self.is_reused = False
+        self.is_busy = False  # it takes less than was written
         self.is_closed = False
         self.error: Exception | None = None  # what ended it
         self._begin_response(is_head=False)
@@ -138,11 +139,13 @@ class UpstreamConnection(asyncio.Protocol):
         return unsent < before
 
     def pause_writing(self) -> None:
+        self.is_busy = True
         self.unsent = NOTHING_KNOWN  # more was written since that was looked at
         if self.handler is not None:
             self.handler.upstream_busy()
 
     def resume_writing(self) -> None:
+        self.is_busy = False
         if self.handler is not None:
             self.handler.upstream_ready()
 
@@ -155,7 +158,8 @@ class UpstreamConnection(asyncio.Protocol):
     def release(self) -> None:
         """The exchange is over: back to the pool if another may follow, else closed."""
         self.handler = None
-        if self._is_whole and not self._is_tainted and not self._closes and not self.is_closed:
+        is_fit = self._is_whole and not self._is_tainted and not self._closes
+        if is_fit and not self.is_closed and not self.is_busy:
             self.pool.give_back(self)
         else:
             self.close()
