@@ -14,7 +14,7 @@ from access.outgoing import check_url
 from access.policies import TokenRules
 from access.tokens.keys import published_keys
 from access.tokens.records import IssuerRecord
-from core.policies import plain
+from core.policies import plain, read
 from core.revisions import Actor, locked, revision
 from core.validation import FieldErrors, as_sentence, assign, check_document, taken
 
@@ -71,6 +71,7 @@ def _validate(issuer: TokenIssuer) -> None:
     errors.raise_any()
     if rules is not None:
         issuer.rules = plain(rules)
+        _check_prefix(issuer, rules)
     _check_unique(issuer)
 
 
@@ -104,6 +105,18 @@ def _check_url(url: str) -> None:
 def _check_keys(rules: TokenRules) -> None:
     if not published_keys(rules.jwks, rules.algorithms):
         raise ValueError("none of these keys fits the algorithms")
+
+
+def _check_prefix(issuer: TokenIssuer, rules: TokenRules) -> None:
+    """No token may be shown to an issuer that another one may have made."""
+    if rules.introspection is None or not issuer.is_active:
+        return
+    others = TokenIssuer.objects.exclude(pk=issuer.pk).filter(tenant_id=issuer.tenant_id, is_active=True)
+    for other in others:
+        introspection = read(TokenRules, other.rules).introspection
+        if introspection is not None and introspection.token_prefix == rules.introspection.token_prefix:
+            detail = f"The same opaque tokens are shown to the issuer {other.name!r}: say what this one's begin with."
+            raise taken("rules.introspection.tokenPrefix", detail)
 
 
 def _check_unique(issuer: TokenIssuer) -> None:

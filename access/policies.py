@@ -117,13 +117,17 @@ class ClaimHeader(Policy, frozen=True):
 
 
 class Introspection(Policy, frozen=True):
-    """RFC 7662: tokens that are no JWT (or all, where the issuer has no keys) are shown to the issuer."""
+    """RFC 7662: tokens that are no JWT (or all, where the issuer has no keys) are shown to the issuer.
+
+    ``token_prefix``: what its opaque tokens begin with; empty: it is shown those that are no other issuer's.
+    """
 
     url: Annotated[str, Meta(min_length=8, max_length=500)]
     client_id: Annotated[str, Meta(min_length=1, max_length=200)]
     client_secret: SecretReference
     cache_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     timeout_ms: Annotated[int, Meta(ge=50, le=30_000)] = 2000
+    token_prefix: Annotated[str, Meta(max_length=100, pattern="^[!-~]*$")] = ""
 
     def __post_init__(self) -> None:
         check_reference(self.client_secret)

@@ -248,6 +248,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "rules.introspection__client_secret": ("Client secret", "A reference."),
     "rules.introspection__cache_s": ("Remember answers for", ""),
     "rules.introspection__timeout_ms": ("Wait at most", ""),
+    "rules.introspection__token_prefix": ("Its tokens begin with", "Empty: it is shown what is no other issuer's."),
     "strategy": ("Strategy", "IP hash keeps an address where it is; peak EWMA prefers the fastest of two."),
     "sticky": ("Sticky sessions", ""),
     "registration": ("Registration: instances register themselves", ""),

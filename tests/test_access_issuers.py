@@ -84,6 +84,27 @@ def test_names_and_issuers_are_unique_and_an_application_is_needed(
     assert list(gone.json()["errors"]) == ["applicationId"]
 
 
+def test_no_two_issuers_of_a_tenant_are_shown_the_same_opaque_tokens(api: Any, application: Application) -> None:
+    def introspecting(number: int, **changes: Any) -> dict[str, Any]:
+        asked = {"url": "https://x.example/", "clientId": "gateway", "clientSecret": "secret://env/UPSTREAM_X"}
+        issuer = f"https://{number}.example"
+        return wanted(application, name=f"n{number}", issuer=issuer, rules={"introspection": asked | changes})
+
+    first = api.post(URL, introspecting(1))
+    assert first.status_code == 201, first.json()
+    refused = api.post(URL, introspecting(2))
+    assert (refused.status_code, list(refused.json()["errors"])) == (409, ["rules.introspection.tokenPrefix"])
+    second = api.post(URL, introspecting(2, tokenPrefix="at_"))
+    assert second.status_code == 201, second.json()
+    assert api.post(URL, introspecting(3, tokenPrefix="at_")).status_code == 409
+    assert api.patch(second["Location"], {"rules": introspecting(2)["rules"]}).status_code == 409
+    assert api.post(URL, introspecting(4) | {"isActive": False}).status_code == 201
+    assert api.patch(first["Location"], {"isActive": False}).status_code == 200
+    assert api.patch(second["Location"], {"rules": introspecting(2)["rules"]}).status_code == 200
+    assert api.patch(first["Location"], {"isActive": True}).status_code == 409
+    assert api.post(URL, introspecting(5, tokenPrefix="two words")).status_code == 422
+
+
 def test_an_application_whose_tokens_are_taken_is_not_deleted(api: Any, application: Application) -> None:
     assert api.post(URL, wanted(application)).status_code == 201
     with pytest.raises(ClientFault, match="login"):

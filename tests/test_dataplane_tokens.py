@@ -494,26 +494,56 @@ def test_an_issuer_that_does_not_answer_is_503(gate: DataPlane, upstream: Upstre
     assert (answer.status, answer.code) == (503, "dependency_unavailable")
 
 
-def test_several_issuers_are_asked_one_after_the_other(gate: DataPlane, upstream: Upstream, opaque: Any) -> None:
-    away = InternalFault("dependency_unavailable", "The issuer is away.", retry_after_s=1)
-    opaque({}, cacheS=0)
-    calls: list[str] = []
+@pytest.fixture
+def introspecting(gate: DataPlane, opaque: Any) -> Iterator[Callable[..., list[tuple[str, str]]]]:
+    """Takes further issuers, each with a prefix of its tokens and a tenant, that know every token. Who was shown which
+    is in the list."""
+    ids: list[str] = []
 
-    def answer(name: str, params: dict[str, Any]) -> dict[str, Any]:
-        calls.append(params["issuer"])
-        if params["token"] == "its-first-is-away" and params["issuer"] == "iss_o":
-            raise away
-        return {"claims": {"active": True, "sub": "ada"} if params["issuer"] == "iss_p" != params["token"] else None}
+    def take(*others: tuple[str, str]) -> list[tuple[str, str]]:
+        opaque({}, cacheS=0)
+        shown: list[tuple[str, str]] = []
 
-    gate.feed.answerer = answer
-    said = {"introspection": INTROSPECTION | {"cacheS": 0}, "audiences": []}
-    gate.feed.put("issuer", issuer_wire(id="iss_p", issuer="https://second.example", name="second", rules=said))
-    assert ask(gate, upstream.path, b"of-the-second").status == 200
-    assert calls == ["iss_o", "iss_p"]
-    assert ask(gate, upstream.path, b"iss_p").status == 401
-    assert calls == ["iss_o", "iss_p"] * 2
-    assert ask(gate, upstream.path, b"its-first-is-away").status == 200
-    gate.feed.drop("issuer", "iss_p")
+        def answer(name: str, params: dict[str, Any]) -> dict[str, Any]:
+            shown.append((params["issuer"], params["token"]))
+            return {"claims": {"active": True, "sub": "ada"}}
+
+        gate.feed.answerer = answer
+        for prefix, tenant in others:
+            ids.append(f"iss_{len(ids)}_of_{tenant}")
+            said = {"introspection": INTROSPECTION | {"cacheS": 0, "tokenPrefix": prefix}, "audiences": []}
+            wire = issuer_wire(id=ids[-1], name=ids[-1], issuer=f"https://{ids[-1]}.example", tenant=tenant, rules=said)
+            gate.feed.put("issuer", wire)
+        return shown
+
+    yield take
+    gate.feed.drop("issuer", *ids)
+
+
+def test_an_opaque_token_is_shown_to_no_issuer_but_the_one_whose_prefix_it_has(
+    gate: DataPlane, upstream: Upstream, introspecting: Any
+) -> None:
+    shown = introspecting(("at_", "default"), ("at_live_", "default"))
+    for sent in (b"plain", b"at_test", b"at_live_x"):
+        assert ask(gate, upstream.path, sent).status == 200
+    assert shown == [("iss_o", "plain"), ("iss_0_of_default", "at_test"), ("iss_1_of_default", "at_live_x")]
+
+
+def test_an_opaque_token_that_may_be_two_issuers_is_shown_to_neither(
+    gate: DataPlane, upstream: Upstream, introspecting: Any
+) -> None:
+    shown = introspecting(("", "default"))
+    assert ask(gate, upstream.path, b"whose").code == "invalid_credentials"
+    assert shown == []
+
+
+def test_an_opaque_token_is_shown_to_no_issuer_of_another_tenant(
+    gate: DataPlane, upstream: Upstream, introspecting: Any
+) -> None:
+    shown = introspecting(("", "acme"), ("at_", "acme"))
+    for sent in (b"plain", b"at_test"):
+        assert ask(gate, upstream.path, sent).status == 200
+    assert shown == [("iss_o", "plain"), ("iss_o", "at_test")]
 
 
 def test_no_address_makes_an_issuer_look_at_many_tokens_at_once(

@@ -41,6 +41,7 @@ class IssuerRecord:
     rules: TokenRules
     header_names: frozenset[bytes]  # lower case: what its claims are sent to upstreams as
     is_own: bool
+    token_prefix: bytes  # of its opaque tokens
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> IssuerRecord:
@@ -65,6 +66,7 @@ class IssuerRecord:
             rules=rules,
             header_names=frozenset(names),
             is_own=bool(wire.get("own", False)),
+            token_prefix=rules.introspection.token_prefix.encode("ascii") if rules.introspection is not None else b"",
         )
 
 

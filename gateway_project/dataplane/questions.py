@@ -19,12 +19,10 @@ Answers = dict[tuple[str, bytes], Opinion | GatewayFault]
 
 
 class Question(Exception):
-    """Something must be asked for first: the keys of an issuer or, with a ``token``, what the issuer thinks of it.
-    ``known``: what other issuers have just said, or why they did not."""
+    """Something must be asked for first: the keys of an issuer or, with a ``token``, what the issuer thinks of it."""
 
-    def __init__(self, issuer: IssuerRecord, token: bytes = b"", known: Answers | None = None) -> None:
+    def __init__(self, issuer: IssuerRecord, token: bytes = b"") -> None:
         super().__init__()
         self.issuer = issuer
         self.token = token
-        self.known = known or {}
         self.key = (issuer.id, sha256(token).digest() if token else b"")

@@ -101,6 +101,7 @@ class Tokens:
         self.validations: dict[str, int] = {}  # by status
         self.epoch = object()  # another one when keys have changed: what was recognised before is looked at again
         self._issuers: Mapping[str, IssuerRecord] = {}
+        self._introspecting: list[IssuerRecord] = []
         self._documents: dict[str, Any] = {}  # JWK Sets as the agent fetched them, by issuer id
         self._keys: dict[str, tuple[IssuerRecord, Any, KeySet | None]] = {}  # made of which record and document
         self._asked: dict[str, tuple[float, bool]] = {}  # by issuer id: when for its keys, and whether they came
@@ -109,7 +110,7 @@ class Tokens:
         self._opinions: dict[tuple[str, bytes], Opinion] = {}
         self._answers: Answers = {}  # just come, for the request that waited for them and goes on
         self._asking_again = AskingAgain(gateway, self._ask_for_opinion)
-        self._waiting: dict[tuple[str, bytes], list[tuple[Hold, Callable[[], None], Answers]]] = {}
+        self._waiting: dict[tuple[str, bytes], list[tuple[Hold, Callable[[], None]]]] = {}
         self._asking: dict[str, int] = {}  # how many opaque tokens of which address
         self._tasks: set[asyncio.Task[None]] = set()
         self._own_secrets = {
@@ -139,7 +140,8 @@ class Tokens:
             recognised = found.recognised
         else:
             self._check_trust(exchange)
-            recognised = self._judge(token, digest, snapshot.applications, now)
+            match = exchange.match  # what has none is of no tenant: a question about a task
+            recognised = self._judge(token, digest, match and match.tenant_id, snapshot.applications, now)
         if recognised.identity.is_own:
             self._check_own(recognised.identity)
         return recognised
@@ -228,10 +230,15 @@ class Tokens:
 
     # --- judging ---
     def _judge(
-        self, token: bytes, digest: bytes, applications: Mapping[str, ApplicationRecord], now: float
+        self,
+        token: bytes,
+        digest: bytes,
+        tenant_id: str | None,
+        applications: Mapping[str, ApplicationRecord],
+        now: float,
     ) -> Recognised:
         try:
-            judged = self._verified(token, digest, now)
+            judged = self._verified(token, digest, tenant_id, now)
             recognised = self._recognised(judged, applications)
         except Refused as refused:
             self._count(refused.status)
@@ -245,12 +252,12 @@ class Tokens:
         self._remember(digest, _Remembered(recognised, judged.issuer, judged.keys, applications, len(token)))
         return recognised
 
-    def _verified(self, token: bytes, digest: bytes, now: float) -> _Judged:
+    def _verified(self, token: bytes, digest: bytes, tenant_id: str | None, now: float) -> _Judged:
         """Raises `Refused`, `Question` or InternalFault."""
         if not 0 < len(token) <= MAX_TOKEN:
             raise Refused("it is empty or too long")  # a `Question` without a token asks for keys
         if token.count(b".") not in (2, 4):
-            return self._opined(token, digest, now)
+            return self._opined(token, digest, tenant_id, now)
         parsed = parse(token)
         issuer, signed = self._opened(parsed) if isinstance(parsed, EncryptedToken) else (None, parsed)
         claimed = signed.claims.get("iss")
@@ -363,24 +370,27 @@ class Tokens:
         self.take_keys({"whole": False, "issuers": keys})
 
     # --- opinions of issuers (RFC 7662) ---
-    def _opined(self, token: bytes, digest: bytes, now: float) -> _Judged:
+    def _opined(self, token: bytes, digest: bytes, tenant_id: str | None, now: float) -> _Judged:
         if not token.isascii() or token.split() != [token]:
             raise Refused("it has characters that no credential has")  # RFC 6750 section 2.1
-        asked, fault = False, None
-        for issuer in self._issuers.values():
-            if issuer.rules.introspection is not None:
-                asked = True
-                try:
-                    return self._opinion_of(issuer, token, digest, now)
-                except Refused:
-                    continue
-                except GatewayFault as away:  # another one may know it
-                    fault = away
-        if fault is not None:
-            raise fault
-        if not asked and not self._gateway.link.is_fresh(now):
+        issuer = self._issuer_to_ask(token, tenant_id)
+        if issuer is not None:
+            return self._opinion_of(issuer, token, digest, now)
+        if not self._gateway.link.is_fresh(now):
             raise _cannot_tell("The gateway cannot tell at the moment whose tokens count.")
-        raise Refused("no issuer knows it")
+        raise Refused("there is no issuer to ask, or more than one")
+
+    def _issuer_to_ask(self, token: bytes, tenant_id: str | None) -> IssuerRecord | None:
+        """Of the tenant's issuers the one whose prefix a token begins with, the longest first. A token is shown to
+        nobody whom it may not be from: None where there is none, or more than one."""
+        found = [
+            each
+            for each in self._introspecting
+            if token.startswith(each.token_prefix) and (tenant_id is None or each.tenant_id == tenant_id)
+        ]
+        longest = max((len(each.token_prefix) for each in found), default=0)
+        nearest = [each for each in found if len(each.token_prefix) == longest]
+        return nearest[0] if len(nearest) == 1 else None
 
     def _opinion_of(self, issuer: IssuerRecord, token: bytes, digest: bytes, now: float) -> _Judged:
         key = issuer.id, digest
@@ -389,7 +399,7 @@ class Tokens:
             raise answer
         opinion = answer or self._opinions.get(key)
         if opinion is None or opinion.issuer is not issuer or (answer is None and opinion.until <= now):
-            raise Question(issuer, token, self._answers)
+            raise Question(issuer, token)
         if opinion.claims is None:
             raise Refused("its issuer says that it is not active")
         check_claims(issuer, opinion.claims)
@@ -450,6 +460,7 @@ class Tokens:
 
     def _take_issuers(self, issuers: Mapping[str, IssuerRecord]) -> None:
         self._issuers = issuers
+        self._introspecting = [each for each in issuers.values() if each.rules.introspection is not None]
         names = frozenset[bytes]().union(*(each.header_names for each in issuers.values()))
         self.header_names = frozenset(name for name in names if not name.startswith(b"x-gateway-"))
         ids = {each.id for each in issuers.values()}
@@ -479,7 +490,7 @@ class Tokens:
         elif len(waiting) >= _MOST_WAITING:
             raise InternalFault("overloaded", "Too many requests wait for the issuer of their token.", retry_after_s=1)
         hold = Hold(self._gateway, exchange)
-        waiting.append((hold, step, question.known))
+        waiting.append((hold, step))
         return hold
 
     def _begin_asking(self, exchange: Exchange) -> str:
@@ -512,8 +523,8 @@ class Tokens:
         except Exception as error:
             answers[question.key] = self._gateway.unexpected(error)
         try:
-            for hold, step, known in self._waiting.pop(question.key):
-                self._answers = known | answers
+            self._answers = answers
+            for hold, step in self._waiting.pop(question.key):
                 hold.go_on(step)
         finally:
             self._answers = {}
