@@ -107,6 +107,7 @@ class Forwarding:
         "_connection",
         "_deadline_of_try",
         "_forwarder",
+        "_gone_from",
         "_group",
         "_held_at",
         "_is_answering",
@@ -119,6 +120,7 @@ class Forwarding:
         "_point",
         "_pool",
         "_reads_body",
+        "_ready_at",
         "_record",
         "_replay",
         "_replay_bytes",
@@ -152,6 +154,7 @@ class Forwarding:
         self._terms = terms
         self._target: Target | None = None  # where the request counts as being in flight
         self._limit: AdaptiveLimit | None = None  # that has admitted the request
+        self._gone_from: AdaptiveLimit | None = None  # the same, while the client has yet to send the body
         self._waits_at: Target | None = None  # for a place there
         self._tried: tuple[Target, ...] = ()
         self._connection: UpstreamConnection | None = None
@@ -178,7 +181,7 @@ class Forwarding:
         state = self._group.state
         # Not when the request came: it may have waited for its turn on the connection, for its body, or for another's
         # answer, and none of that is the target's time.
-        now = self._since = self._forwarder.now()
+        now = self._since = self._ready_at = self._forwarder.now()
         state.budget.requests += 1
         try:
             if state.limit is not None:
@@ -323,6 +326,9 @@ class Forwarding:
         else:
             self._reads_body = True
             exchange.read_body(self if exchange.body_tee is None else exchange.body_tee(self))
+            if self._limit is not None and not self._body_done:
+                self._gone_from, self._limit = self._limit, None
+                self._gone_from.leave()
         if connection.is_busy and self._connection is connection:  # it said so before the body went on
             self.upstream_busy()
 
@@ -335,12 +341,17 @@ class Forwarding:
 
     def body_end(self) -> None:
         self._body_done = True
+        self._began = self._ready_at = self._forwarder.now()  # what the client took is not the target's time
+        limit, self._gone_from = self._gone_from, None
+        if limit is not None and not self._is_answering:
+            self._limit = limit
+            limit.come_back()
         if self.exchange.content_length is None:
             self._send_body(b"0\r\n\r\n")
         if self._is_answering:
-            self.deadline = self._forwarder.now() + self._terms.idle_s
+            self.deadline = self._ready_at + self._terms.idle_s
         elif self._connection is not None:
-            self.deadline = self._deadline_of_try = self._forwarder.now() + self._terms.first_byte_s
+            self.deadline = self._deadline_of_try = self._ready_at + self._terms.first_byte_s
 
     def _send_body(self, data: bytes) -> None:
         if self._replay is not None:
@@ -426,7 +437,7 @@ class Forwarding:
         self._is_answering = True
         self._replay = None
         if self._limit is not None:
-            self._leave_limit(exchange.upstream_s, outcome)
+            self._leave_limit(now - self._ready_at, outcome)
         if self._target is not None:
             self._is_judged = True
             self._target.answered(now, now - self._began, outcome, self._ticket)
@@ -683,7 +694,7 @@ class Forwarding:
             self._timer.cancel()
             self._timer = None
         if self._limit is not None:
-            self._leave_limit(self._forwarder.now() - self._since, outcome)
+            self._leave_limit(self._forwarder.now() - self._ready_at, outcome)
         if self._waits_at is not None:
             self._waits_at.line.remove(self)
             self._waits_at = None

@@ -40,7 +40,8 @@ _FIRST_LIMIT = 20.0
 
 class AdaptiveLimit:
     """One service in one worker. `admit` before a request, and `done` once for each that was admitted: when the head
-    of its answer comes, or when it ends without one. A long answer, or an event stream, keeps no place.
+    of its answer comes, or when it ends without one. A long answer, or an event stream, keeps no place, and between
+    `leave` and `come_back` a request whose body the client has yet to send keeps none either.
 
     Priority p (0 lowest, 9 highest) may use 55 + 5 p percent of the limit, so the lower ones are refused first; whoever
     is refused learns so at once and costs nothing.
@@ -95,6 +96,14 @@ class AdaptiveLimit:
         if in_flight > self._most:
             self._most = in_flight
         return True
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+
+    def come_back(self) -> None:
+        """It was admitted before, and is not refused now."""
+        self.in_flight += 1
+        self._most = max(self._most, self.in_flight)
 
     def done(self, now: float, latency_s: float | None, ok: bool) -> None:
         """An admitted request is over. ``latency_s`` from admission to the first byte of the answer; None where it says

@@ -574,6 +574,27 @@ def test_streams_hold_no_place_of_the_limit(plane: DataPlane) -> None:
         release.set()
 
 
+def test_bodies_that_are_still_to_come_hold_no_place_of_the_limit(plane: DataPlane) -> None:
+    switch = Switch(None)
+    upstream = plane.serve(switch)
+    path = limited(plane, upstream, limit=4)  # an application of middle priority has three of them
+    with ExitStack() as stack:
+        slow = [stack.enter_context(plane.connect()) for _ in range(8)]
+        for client in slow:
+            client.send(plane.request("POST", path, "Expect: 100-continue", "Content-Length: 2"))
+            assert client.answer().status == 100  # it is on its way, and comes as the client likes
+            client.send(b"x")
+        for client in slow[:3]:
+            client.send(b"y")
+        upstream.wait_for(3)
+        assert plane.ask("GET", path).code == "overloaded"  # these wait for their answers
+        switch.set(OK)
+        for client in slow[3:]:
+            client.send(b"y")
+        assert [client.answer().status for client in slow] == [200] * 8
+    assert statuses(plane, path, 5) == [200] * 5
+
+
 # --- all of it at once -----------------------------------------------------------------------------------------------
 def test_after_a_storm_of_failures_nothing_is_left_behind(plane: DataPlane) -> None:
     """Targets that fail in every way, clients that leave, lines, retries, circuits and a limit: each count of what is
