@@ -14,11 +14,13 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
+from django.db import transaction
 from django.db.models import Max, Q
 from django.utils import timezone
 
 from access.models import AlertChannel, AlertMessage, LimitViolation, RateLimit
 from access.outgoing import check_url
+from core.audit import record
 from core.revisions import Actor, locked, revision
 from core.secret_references import check_reference
 from core.validation import FieldErrors, assign, taken
@@ -69,10 +71,21 @@ def delete_channel(
         change.delete(locked(channel, if_revision))
 
 
-def send_test(*, channel: AlertChannel) -> AlertMessage:
+def send_test(*, channel: AlertChannel, actor: Actor, source: str) -> AlertMessage:
     """A message that says only that the channel works."""
     body = document(TEST, timezone.now(), {"channel": channel.name})
-    return AlertMessage.objects.create(channel=channel, event=TEST, subject=TEST, body=body)
+    with transaction.atomic():
+        message = AlertMessage.objects.create(channel=channel, event=TEST, subject=TEST, body=body)
+        record(
+            "alert_channel.tested",
+            actor=actor,
+            source=source,
+            object_kind=AlertChannel.kind,
+            object_id=channel.pk,
+            object_name=channel.name,
+            details={"message": message.pk},
+        )
+    return message
 
 
 def _validate(channel: AlertChannel) -> None:

@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 from access import alerts as use_cases
 from access.alerts import CHANNEL_FIELDS, EVENTS, LONGEST_INTERVAL_S
 from access.models import AlertChannel, AlertMessage
-from core.api import Author, ConfigViewSet, ListViewSet
+from core.api import Author, ConfigViewSet, ListViewSet, author
 from core.faults import ClientFault
 from core.listing import Filters, flag_filter
 from core.serializers import ConfigSerializer, EpochMillis, config_meta, text_list
@@ -90,7 +90,8 @@ class AlertTestView(APIView):
         operation_id="alert_channel_test", summary="Test channel", request=None, responses={202: AlertMessageSerializer}
     )
     def post(self, request: Request, id: str) -> Response:
-        message = use_cases.send_test(channel=_channel(id))
+        by = author(request)
+        message = use_cases.send_test(channel=_channel(id), actor=by["actor"], source=by["source"])
         return Response(AlertMessageSerializer(message).data, status=202)
 
 

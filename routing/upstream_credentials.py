@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.policies import PolicyError
-from core.secret_references import SecretReferences, SecretUnavailable, check_reference
+from core.secret_references import SecretReferences, check_reference
 from routing.policies import UpstreamCredential
 
 if TYPE_CHECKING:
@@ -71,9 +71,10 @@ class CredentialField:
             secrets.resolve(piece) if place % 2 else piece.encode("ascii") for place, piece in enumerate(self.pieces)
         ).strip(b" \t")
         if _CONTROL.search(value):  # it could end the line, and begin another (RFC 9110 section 5.5)
-            raise SecretUnavailable(self.pieces[1], "it holds a control character, which no header field can carry")
+            reason = "it holds a control character, which no header field can carry"
+            raise secrets.complain(self.pieces[1], reason, value)
         if not value or len(value) > _MAX_VALUE:
-            raise SecretUnavailable(self.pieces[1], f"the field would be empty or over {_MAX_VALUE} bytes")
+            raise secrets.complain(self.pieces[1], f"the field would be empty or over {_MAX_VALUE} bytes", value)
         return self.name + b": " + value + b"\r\n"
 
 

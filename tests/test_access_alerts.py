@@ -22,6 +22,7 @@ from rest_framework.test import APIClient
 from access.alerts import collect, create_channel, published, send_test, signed_fields, unsent
 from access.models import AlertChannel, AlertMessage, LimitViolation, RateLimit
 from access.tasks import send_alert
+from core.models import AuditEvent
 from core.revisions import Actor
 from tests.admin_api import problem_of
 from tests.gateway_process import GatewayFactory, eventually
@@ -129,7 +130,7 @@ def test_what_was_before_a_channel_and_what_is_long_past_is_not_told() -> None:
 
 @pytest.mark.django_db
 def test_a_message_is_handed_over_again_only_when_its_taker_was_not_heard_of_for_long() -> None:
-    message = send_test(channel=channel())
+    message = send_test(channel=channel(), **BOB)
     now = timezone.now()
     assert unsent(now, timedelta(hours=1)) == [message.pk]
     published([message.pk], now)
@@ -144,7 +145,7 @@ def test_a_webhook_is_signed_as_standard_webhooks_are(
 ) -> None:
     key = b"a webhook key of 24 byte"
     monkeypatch.setenv("UPSTREAM_ALERTS", "whsec_" + base64.b64encode(key).decode())
-    message = send_test(channel=channel(url=ear.url, secret="secret://env/UPSTREAM_ALERTS"))
+    message = send_test(channel=channel(url=ear.url, secret="secret://env/UPSTREAM_ALERTS"), **BOB)
     send_alert.apply([message.pk], throw=True)
     ((fields, body),) = ear.heard
     assert orjson.loads(body)["type"] == "test"
@@ -173,7 +174,7 @@ def test_an_endpoint_that_fails_is_tried_again_and_one_that_is_gone_is_not(
     ear: Ear, loopback: None, status: int, is_over: bool
 ) -> None:
     ear.status = status
-    message = send_test(channel=channel(url=ear.url))
+    message = send_test(channel=channel(url=ear.url), **BOB)
     if is_over:
         send_alert.apply([message.pk], throw=True)
     else:
@@ -188,7 +189,7 @@ def test_an_endpoint_that_fails_is_tried_again_and_one_that_is_gone_is_not(
 @pytest.mark.django_db
 def test_an_answer_without_end_holds_nobody_up(ear: Ear, loopback: None) -> None:
     ear.status, ear.is_endless = 200, True
-    message = send_test(channel=channel(url=ear.url))
+    message = send_test(channel=channel(url=ear.url), **BOB)
     try:
         send_alert.apply([message.pk], throw=True)
         message.refresh_from_db()
@@ -201,7 +202,7 @@ def test_an_answer_without_end_holds_nobody_up(ear: Ear, loopback: None) -> None
 @pytest.mark.django_db
 def test_no_webhook_goes_where_the_egress_policy_does_not_permit(ear: Ear, settings: Any) -> None:
     settings.EGRESS_ALLOW = []
-    message = send_test(channel=channel(url=ear.url))
+    message = send_test(channel=channel(url=ear.url), **BOB)
     with pytest.raises(Retry):
         send_alert.apply([message.pk], throw=True).get()
     message.refresh_from_db()
@@ -229,7 +230,7 @@ def test_a_mail_server_that_is_away_is_tried_again(settings: Any) -> None:
         free.bind(("127.0.0.1", 0))
         settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
         settings.EMAIL_HOST, settings.EMAIL_PORT = free.getsockname()
-        message = send_test(channel=channel(medium="email", url="", recipients=["ops@example.com"]))
+        message = send_test(channel=channel(medium="email", url="", recipients=["ops@example.com"]), **BOB)
         with pytest.raises((Retry, smtplib.SMTPException)):
             send_alert.apply([message.pk], throw=True).get()
     message.refresh_from_db()
@@ -274,6 +275,9 @@ def test_channels_are_made_changed_tested_and_deleted(api: APIClient) -> None:
     assert api.delete(where).status_code == 204
     problem_of(api.get(f"{where}/messages"), 404, "not_found")
     problem_of(api.post(f"{where}/test"), 404, "not_found")
+    tested = AuditEvent.objects.get(action="alert_channel.tested")
+    assert (tested.source, tested.object_name, tested.outcome) == ("api", "x", "success")
+    assert tested.actor_name
     assert not AlertMessage.objects.exists()
 
 

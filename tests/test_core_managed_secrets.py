@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from rest_framework.test import APIClient
 
+from core.faults import InternalFault
 from core.secret_references import SecretReferences, SecretUnavailable
 from core.secret_references.managed import ManagedSecrets
 from gateway_project.agent.managed_secrets import SecretCalls
@@ -72,7 +73,7 @@ def test_a_process_that_asks_no_manager_says_so() -> None:
 
 
 def test_the_agent_says_why_it_has_none() -> None:
-    with pytest.raises(SecretUnavailable, match="SECRETS_AWS_PREFIX"):
+    with pytest.raises(InternalFault, match="SECRETS_AWS_PREFIX"):
         asyncio.run(SecretCalls().secret({"reference": REFERENCE}))
 
 

@@ -33,7 +33,7 @@ def reason(references: SecretReferences, reference: str) -> str:
         references.resolve(reference)
     fault = caught.value
     assert (fault.code, fault.status) == ("dependency_unavailable", 503)
-    assert reference in fault.detail
+    assert reference in str(fault) and "secret:" not in fault.detail
     return fault.reason
 
 

@@ -32,6 +32,7 @@ _ACTIONS = (
     ("service.*", "Services"),
     ("route.*", "Routes"),
     ("limit.*", "Limits"),
+    ("alert_channel.*", "Alerts"),
     ("cache.*", "Cache"),
     ("audit.*", "This log"),
 )

@@ -244,7 +244,8 @@ def alert_channel_test(request: PanelRequest, pk: str) -> HttpResponse:
     row = AlertChannel.objects.filter(pk=pk).first()
     if row is None:
         return not_found(request, "alert channel")
-    alerts.send_test(channel=row)
+    signed = signature(request)
+    alerts.send_test(channel=row, actor=signed["actor"], source=signed["source"])
     messages.info(request, "A test message is on its way; what becomes of it stands below.")
     return HttpResponseRedirect(reverse("panel:alert_channels_one", args=[pk]))
 

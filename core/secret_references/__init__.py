@@ -12,6 +12,7 @@ file in SECRETS_DIR that holds one of the gateway's own settings.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import time
@@ -22,6 +23,8 @@ from typing import Protocol
 from core.secret_references.names import MANAGERS, SecretUnavailable, check_reference, parts
 
 __all__ = ["LOOK_S", "MAX_BYTES", "SecretReferences", "SecretUnavailable", "check_reference"]
+
+logger = logging.getLogger("portcullis.secrets")
 
 LOOK_S = 2.0  # so long a value is used before its file is looked at again
 MAX_BYTES = 64 * 1024
@@ -71,6 +74,7 @@ class SecretReferences:
         self._managed = managed
         self._now = now
         self._kept: dict[str, _Kept] = {}
+        self._complaints: dict[str, tuple[str, bytes | None]] = {}
 
     def resolve(self, reference: str) -> bytes:
         """The secret, without the line ends at its end; never empty. Raises `SecretUnavailable`."""
@@ -81,8 +85,15 @@ class SecretReferences:
         if kept is None or now - kept.looked_at >= LOOK_S:
             kept = self._kept[reference] = self._look(reference, kept, now)
         if kept.value is None:
-            raise SecretUnavailable(reference, kept.reason)
+            raise self.complain(reference, kept.reason, None)
         return kept.value
+
+    def complain(self, reference: str, reason: str, value: bytes | None) -> SecretUnavailable:
+        """What to raise. The log is told once of each value that cannot be used, and that there is none."""
+        if self._complaints.get(reference) != (reason, value):
+            self._complaints[reference] = reason, value
+            logger.warning("%s cannot be resolved: %s", reference, reason)
+        return SecretUnavailable(reference, reason)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -93,6 +104,7 @@ class SecretReferences:
     def forget(self, in_use: set[str]) -> None:
         """Keep nothing of references that the configuration no longer has."""
         self._kept = {reference: kept for reference, kept in self._kept.items() if reference in in_use}
+        self._complaints = {reference: told for reference, told in self._complaints.items() if reference in in_use}
 
     def _look(self, reference: str, former: _Kept | None, now: float) -> _Kept:
         kept = _Kept(now)
@@ -111,6 +123,8 @@ class SecretReferences:
             if not kept.value:
                 kept.value = None
                 raise ValueError("it is empty")
+            if former is None or former.value != kept.value:
+                self._complaints.pop(reference, None)
         except OSError as error:
             kept.reason = f"the file cannot be read ({error.strerror})"
         except ValueError as error:

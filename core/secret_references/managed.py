@@ -6,11 +6,14 @@ No request waits for a manager. What is not there yet is 503 for as long, and wh
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from core.faults import GatewayFault
 from core.secret_references.names import SecretUnavailable
+
+logger = logging.getLogger("portcullis.secrets")
 
 MAX_KEPT = 1000  # references; those of a configuration are few
 _FETCHING = "it is being fetched"
@@ -26,6 +29,11 @@ class _Kept:
         self.reason = _FETCHING
         self.asked_at = float("-inf")
         self.is_asking = False
+
+    def fail(self, reference: str, reason: str) -> None:
+        if reason != self.reason:
+            logger.warning("%s cannot be resolved: %s", reference, reason)
+        self.reason = reason
 
 
 class ManagedSecrets:
@@ -80,8 +88,8 @@ class ManagedSecrets:
         try:
             kept.value = await self._ask(reference)
         except SecretUnavailable as fault:
-            kept.reason = fault.reason
+            kept.fail(reference, fault.reason)
         except GatewayFault as fault:
-            kept.reason = fault.detail.rpartition(f"{reference}: ")[2].rstrip(".")  # the agent's sentence
+            kept.fail(reference, fault.detail)
         finally:
             kept.is_asking = False

@@ -117,7 +117,7 @@ class Managers:
             except SecretUnavailable as unavailable:
                 if kept is None:
                     raise
-                logger.warning("%s the value from before is used on.", unavailable.detail)
+                logger.warning("%s; the value from before is used on", unavailable)
                 self._kept[reference] = (kept[0], now + RETRY_S)
                 return kept[0]
             self._kept[reference] = (value, now + self._renew_s)

@@ -43,6 +43,7 @@ _FORMS: dict[str, tuple[re.Pattern[str], str]] = {
 }
 MANAGERS = ("aws", "vault", "azure", "google")
 _RETRY_AFTER_S = 5
+_FOR_CLIENTS = "A secret that the gateway needs for this is not available."
 _REFERENCE = re.compile(r"secret://[a-z0-9-]+/[^\s{}]{1,500}")
 
 
@@ -72,11 +73,13 @@ def references_in(text: str) -> Iterator[str]:
 
 
 class SecretUnavailable(InternalFault):
-    """503 ``dependency_unavailable``. ``reference`` is what could not be resolved, ``reason`` says why; no text holds
-    any of the value."""
+    """503 ``dependency_unavailable``, which names no reference: clients need not know of them. ``reference`` is what
+    could not be resolved, ``reason`` says why, ``str()`` both, for logs and admins; none holds any of the value."""
 
     def __init__(self, reference: str, reason: str) -> None:
-        detail = f"The gateway cannot resolve {reference}: {reason}."
-        super().__init__("dependency_unavailable", detail, retry_after_s=_RETRY_AFTER_S)
+        super().__init__("dependency_unavailable", _FOR_CLIENTS, retry_after_s=_RETRY_AFTER_S)
         self.reference = reference
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.reference} cannot be resolved: {self.reason}"

@@ -230,7 +230,7 @@ class Issuers:
             logger.warning("the issuer %s cannot be asked about a token: %s", record.name, away)
             raise _away(f"The issuer {record.name} cannot be asked about the token at the moment.") from None
         except GatewayFault as fault:
-            logger.warning("the issuer %s cannot be asked about a token: %s", record.name, fault.detail)
+            logger.warning("the issuer %s cannot be asked about a token: %s", record.name, fault)
             raise _away(f"The issuer {record.name} cannot be asked about the token at the moment.") from None
 
     def _asked(self) -> IssuerClient:

@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from core.faults import InternalFault
 from core.managed_secrets import managers
+from core.secret_references import SecretUnavailable
 from core.secret_references.managed import ManagedSecrets
 
 Params = dict[str, Any]
@@ -28,8 +30,13 @@ class SecretCalls:
         self.handlers: dict[str, Callable[[Params], Awaitable[Params]]] = {"secret": self.secret}
 
     async def secret(self, params: Params) -> Params:
-        """``{"reference"}`` → ``{"value"}`` in Base64. Raises GatewayFault: ``dependency_unavailable``."""
-        return {"value": b64encode(await self.value(str(params["reference"]))).decode("ascii")}
+        """``{"reference"}`` → ``{"value"}`` in Base64. Raises GatewayFault: ``dependency_unavailable``, which tells the
+        worker why."""
+        try:
+            value = await self.value(str(params["reference"]))
+        except SecretUnavailable as unavailable:
+            raise InternalFault("dependency_unavailable", unavailable.reason) from None
+        return {"value": b64encode(value).decode("ascii")}
 
     async def value(self, reference: str) -> bytes:
         """Raises `SecretUnavailable`."""
