@@ -193,13 +193,13 @@ class ConfigViewSet(ListViewSet[Row], Generic[Row]):
         )
 
     def _change(self, request: Request, *, partial: bool) -> Response:
-        row = self.get_object()
+        row, by = self.get_object(), author(request)
         expected = if_match(request, row.revision)
         if expected is not None and expected != row.revision:
             raise stale(row, expected)
         serializer = self._validated(request, row, partial=partial)
         with observed() as numbers:
-            row, members = self.change(row, serializer.changes(), expected, author(request))
+            row, members = self.change(row, serializer.changes(), expected, by)
         return settle(request, self.answer(row, members), numbers)
 
     def _validated(self, request: Request, row: Row | None = None, *, partial: bool = False) -> ConfigSerializer[Row]:

@@ -21,7 +21,7 @@ from core.api import author
 from core.api_problems import camel
 from core.audit_trail import Entry, Search
 from core.faults import ClientFault
-from core.listing import DEFAULT_LIMIT, MAX_LIMIT
+from core.listing import DEFAULT_LIMIT, MAX_LIMIT, refuse_empty
 from core.models import AuditEvent
 from core.serializers import epoch_ms
 from core.validation import is_storable
@@ -232,6 +232,7 @@ def _params(request: Request, own: set[str]) -> dict[str, str]:
     unknown = sorted(set(params) - own - set(_TEXTS) - {"since", "until"})
     if unknown:
         raise ValidationError({name[:100]: ["This list has no such parameter."] for name in unknown})
+    refuse_empty(request, ("outcome", "since", "until", "limit"))
     return params
 
 

@@ -6,7 +6,7 @@ neither repeat nor hide others.
 """
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -55,6 +55,13 @@ def flag_filter(column: str, method: str | None = None) -> django_filters.TypedC
     )
 
 
+def refuse_empty(request: Request, names: Iterable[str]) -> None:
+    """Of parameters that are no free text an empty value says nothing, and would silently filter nothing."""
+    empty = [name for name in names if request.query_params.get(name) == ""]
+    if empty:
+        raise ValidationError({name: ["Give a value, or leave the parameter out."] for name in empty})
+
+
 class StrictFilterBackend(DjangoFilterBackend):  # type: ignore[misc]
     def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: APIView) -> QuerySet[Any]:
         filterset = self.get_filterset_class(view, queryset)
@@ -62,6 +69,10 @@ class StrictFilterBackend(DjangoFilterBackend):  # type: ignore[misc]
         unknown = sorted(set(request.query_params) - known)
         if unknown:
             raise ValidationError({name[:100]: ["This list has no such parameter."] for name in unknown})
+        filters = filterset.base_filters if filterset else {}
+        refuse_empty(
+            request, [name for name, each in filters.items() if not isinstance(each, django_filters.CharFilter)]
+        )
         filtered: QuerySet[Any] = super().filter_queryset(request, queryset, view)
         return filtered
 
@@ -124,7 +135,7 @@ def _limit(params: Mapping[str, str]) -> int:
 
 def _ordering(params: Mapping[str, str], view: Any) -> tuple[str, str, bool]:
     """The name with its sign, the column, and whether it descends."""
-    wanted = params.get("ordering") or view.default_ordering or next(iter(view.orderings))
+    wanted = params.get("ordering", view.default_ordering or next(iter(view.orderings)))
     column = view.orderings.get(wanted.removeprefix("-"))
     if column is None:
         raise ValidationError({"ordering": [f"One of {', '.join(view.orderings)}; a minus before it turns it round."]})

@@ -40,6 +40,14 @@ def test_a_write_to_what_has_changed_meanwhile_is_refused(api: APIClient, orders
     assert getattr(api, method)(f"{SERVICES}/orders", body, headers={"If-Match": now}).status_code in (200, 204)
 
 
+@pytest.mark.parametrize("method", ["put", "patch", "delete"])
+def test_what_is_wrong_in_any_case_is_told_before_a_precondition(api: APIClient, orders: str, method: str) -> None:
+    """RFC 9110 section 13.2.1: preconditions are not looked at when the answer would be a refusal without them."""
+    headers = {"If-Match": '"999999"', "X-Change-Reason": "w" * 501}
+    body = None if method == "delete" else {"description": "mine"}
+    problem_of(getattr(api, method)(f"{SERVICES}/orders", body, headers=headers), 400, "bad_request")
+
+
 @pytest.mark.parametrize("tag", ["42", '"', "", '"a" "b"'])
 def test_what_is_no_entity_tag_is_said_to_be_none(api: APIClient, orders: str, tag: str) -> None:
     problem_of(api.delete(f"{SERVICES}/orders", headers={"If-Match": tag}), 400, "bad_request")
@@ -168,7 +176,9 @@ def cursor_at(created_at: str) -> str:
         ("limit=%D9%A3", 422, "limit"),
         ("ordering=password", 422, "ordering"),
         ("ordering=--name", 422, "ordering"),
+        ("ordering=", 422, "ordering"),
         ("isActive=maybe", 422, "isActive"),
+        ("isActive=", 422, "isActive"),
         ("search=%00", 422, "search"),
         ("nonsense=1", 422, "nonsense"),
         ("cursor=abc", 400, None),
