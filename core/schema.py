@@ -18,6 +18,7 @@ _VERBS = {
     "partial_update": "Change",
     "destroy": "Delete",
 }
+_BOUNDS = ("maxLength", "minLength", "maximum", "minimum", "maxItems")
 _SINGULARS = {"whitelist": "entry", "circuit-breaker": "service", "discovery": "service"}
 
 
@@ -26,8 +27,8 @@ class AdminSchema(AutoSchema):
 
     Of views it knows: ``plural``, what the list holds; ``is_conditional``, If-Match and If-None-Match count;
     ``has_news_between_revisions``, so there is no 304; ``makes_revisions`` (as the conditional ones do), writes take
-    Prefer and X-Change-Reason; ``takes_reason``, the latter alone. Of serializers ``of_all_members``: JSON Schema's
-    keywords about how many there must be.
+    Prefer and X-Change-Reason; ``takes_reason``, the latter alone. Of serializers: ``of_all_members``, JSON Schema's
+    keywords about how many there must be; ``shows_others``, the bounds of what it takes do not hold for what it shows.
     """
 
     def _get_paginator(self) -> Any:
@@ -50,6 +51,8 @@ class AdminSchema(AutoSchema):
 
     def _map_basic_serializer(self, serializer: Any, direction: Any) -> Any:
         schema: Any = super()._map_basic_serializer(serializer, direction)  # type: ignore[no-untyped-call]
+        if direction == "response" and getattr(serializer, "shows_others", False):
+            schema["properties"] = {name: _unbounded(each) for name, each in schema["properties"].items()}
         if direction == "request":
             for name, bounds in getattr(serializer, "bounds", {}).items():
                 schema["properties"][camel(name)].update(bounds)
@@ -94,6 +97,12 @@ class AdminSchema(AutoSchema):
         if is_conditional or getattr(self.view, "makes_revisions", False):
             return [*found, _PREFER, _CHANGE_REASON]
         return [_CHANGE_REASON] if getattr(self.view, "takes_reason", False) else []
+
+
+def _unbounded(schema: dict[str, Any]) -> dict[str, Any]:
+    values = schema.get("additionalProperties")
+    inner = {"additionalProperties": _unbounded(values)} if isinstance(values, dict) else {}
+    return {name: each for name, each in schema.items() if name not in _BOUNDS} | inner
 
 
 def _is_closed(serializer: Any) -> bool:

@@ -74,6 +74,7 @@ class TextByName(serializers.DictField):
 class ConditionSerializer(StrictSerializer):
     """All that it says must hold. ``methods`` may be one ``method``, ``hosts`` one ``host``."""
 
+    shows_others = True
     path_pattern = Text(max_length=500)
     method = Text(required=False, allow_blank=True, max_length=32)
     methods = text_list(required=False)
@@ -104,6 +105,7 @@ class ConditionSerializer(StrictSerializer):
 class RouteTargetSerializer(StrictSerializer):
     """``healthy`` false takes the target out of the rotation; what probes find is told at the service's health."""
 
+    shows_others = True
     host = Text(max_length=253)
     port = WholeNumber(min_value=1, max_value=65535)
     weight = WholeNumber(min_value=0, max_value=10_000, default=100)
@@ -133,6 +135,7 @@ class ManagedRouteSerializer(StrictSerializer):
     """A request is taken that meets any of the ``conditions``. ``service`` is the name that applications must be
     allowed. With ``editable`` false the route was made elsewhere and is only shown."""
 
+    shows_others = True
     id = Text(required=False, max_length=100)
     name = Text(max_length=90)
     description = Text(required=False, allow_blank=True, default="", max_length=1000)
@@ -402,6 +405,7 @@ class ManagedServiceSerializer(StrictSerializer):
 class ShownServiceSerializer(ManagedServiceSerializer):
     """For the OpenAPI document: what is null of a service without a host of its own."""
 
+    shows_others = True
     host = Text(read_only=True, allow_null=True)
     port = WholeNumber(read_only=True, allow_null=True)
     protocol = serializers.ChoiceField(choices=["http", "https"], read_only=True, allow_null=True)

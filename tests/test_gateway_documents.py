@@ -255,6 +255,16 @@ def test_the_systems_health_is_for_admins(api: APIClient) -> None:
     assert health["nodes"] == {"live": 0, "behind": [], "withProblems": []}
 
 
+def test_a_route_that_was_made_elsewhere_is_as_described(document: dict[str, Any], api: APIClient) -> None:
+    api.post("/admin/routing/services", {"name": "orders", "defaultUrl": "http://orders.internal"})
+    route = {"name": "r" * 100, "path": "/api/a", "service": "orders", "description": "d" * 2000}
+    made = api.post("/admin/routing/routes", {**route, "conditions": {"query": [{"name": "q", "equals": "v"}]}})
+    assert made.status_code == 201, made.json()
+    (shown,) = api.get("/api/v1/management/routes").json()["routes"]
+    assert (shown["name"], shown["editable"]) == ("r" * 100, False)
+    Draft202012Validator({**document, "$ref": "#/components/schemas/ManagedRoute"}).validate(shown)
+
+
 def test_a_service_without_a_host_of_its_own_is_as_described(document: dict[str, Any], api: APIClient) -> None:
     api.post("/admin/services", {"name": "orders"})
     shown = api.get("/api/v1/management/services/orders").json()
