@@ -104,7 +104,8 @@ def _schema(*, undone: bool) -> Any:
     schema: Any = schemathesis.openapi.from_dict(_described())
     schema.config.generation.with_security_parameters = False
     schema.config.generation.allow_x00 = False  # no text may hold it
-    schema.config.checks.positive_data_acceptance.expected_statuses.append("412")  # `If-Match` names another revision
+    for check in (schema.config.checks.positive_data_acceptance, schema.config.checks.negative_data_rejection):
+        check.expected_statuses.append("412")  # `If-Match` names another revision: told before the body is looked at
     schema.app = _on_this_connection(get_wsgi_application(), undone=undone)
     return schema
 
