@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from gateway_project.agent.database import DatabaseThread
 from gateway_project.agent.main import Agent, only_agent
 from gateway_project.dataplane.agent_link import AgentLink
+from tests.gateway_process import copy_migrated_sqlite
 from tests.links import new_link, until
 from tests.private_servers import free_port
 
@@ -109,7 +109,7 @@ def sqlite_database(path: Path) -> Iterator[None]:
         former = connections[DEFAULT_DB_ALIAS]
         connections[DEFAULT_DB_ALIAS] = connections.create_connection(DEFAULT_DB_ALIAS)
         try:
-            call_command("migrate", verbosity=0)
+            copy_migrated_sqlite(path)
             yield
         finally:
             connections[DEFAULT_DB_ALIAS].close()

@@ -56,7 +56,7 @@ def shop(strict: GatewayProcess, ann: dict[str, Any], upstream: Upstream) -> Sho
 @pytest.fixture(scope="module")
 def apart(start_module_gateway: GatewayFactory) -> GatewayProcess:
     """Embedded, with its admin API on the panel's port alone."""
-    gateway = start_module_gateway(ADMIN_API_ON_GATEWAY_PORT="false")
+    gateway = start_module_gateway(migrated=False, ADMIN_API_ON_GATEWAY_PORT="false")
     set_up(gateway)
     return gateway
 
