@@ -17,6 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -253,7 +254,10 @@ class PrivatePostgres(PrivateServer):
 
 
 class PrivateRedis(PrivateServer):
+    """``persistence``: what it keeps from one start to the next."""
+
     name = "redis"
+    persistence: Sequence[str] = ("--appendonly", "yes")
 
     @classmethod
     def is_installed(cls) -> bool:
@@ -268,7 +272,7 @@ class PrivateRedis(PrivateServer):
 
     def command(self) -> list[str]:
         where = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.directory)]
-        return ["redis-server", *where, "--appendonly", "yes", "--save", "", "--daemonize", "no"]
+        return ["redis-server", *where, *self.persistence, "--save", "", "--daemonize", "no"]
 
 
 class PrivateRabbitMQ(PrivateServer):
