@@ -251,7 +251,11 @@ class Compressing(Filter):
                 self._name_known_tag(head)
             return None
         fields = _looked_at(head)
-        if not self._may_compress(head.status, fields, size):
+        if not self._may_compress(fields, size):
+            return None
+        if head.status == 206 or b"content-range" in fields:
+            if head.status == 206 and b"content-range" in fields:  # it says what the whole would (section 15.3.7)
+                _add_vary(head, fields.get(b"vary"))
             return None
         coding = self._rules.coding(self._exchange.noted.get(b"accept-encoding"))
         if coding is not None and _forbids_transformation(_passed_field(self._exchange, b"cache-control")):
@@ -265,13 +269,15 @@ class Compressing(Filter):
         _add_vary(head, fields.get(b"vary"))
         return coding
 
-    def _may_compress(self, status: int, fields: dict[bytes, bytes], size: int | None) -> bool:
-        """Whether the answer would be compressed for a client that accepts a coding."""
-        if status == 206 or b"content-encoding" in fields or b"content-range" in fields:
+    def _may_compress(self, fields: dict[bytes, bytes], size: int | None) -> bool:
+        """Whether the answer would be compressed for a client that accepts a coding; of a part: the whole of it."""
+        if b"content-encoding" in fields:
             return False
         if b"set-cookie" in fields and not self._rules.with_cookies:
             return False
-        if size is None:
+        if b"content-range" in fields:
+            size = _whole_size(fields[b"content-range"])
+        elif size is None:
             length = fields.get(b"content-length", b"")
             size = int(length) if length.isdigit() else None
         if size is not None and size < self._rules.min_bytes:
@@ -415,6 +421,12 @@ class Compressing(Filter):
             behind.refuse_body(fault)
         else:
             self.abort()
+
+
+def _whole_size(content_range: bytes) -> int | None:
+    """RFC 9110 section 14.4."""
+    size = content_range.rpartition(b"/")[2].strip()
+    return int(size) if size.isdigit() and len(size) < 19 else None
 
 
 def _weak(tag: bytes) -> bytes:
