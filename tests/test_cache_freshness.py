@@ -281,6 +281,8 @@ def test_the_policys_windows_replace_the_answers() -> None:
         (NOW - 10, "20", 3.0, 23),
         (NOW + 99, "0", 0.0, 0),
         (NOW, "x", 0.5, 0.5),
+        (NOW, "20, 30", 0.0, 20),
+        (NOW, "9" * 30, 0.0, 2**31),
     ],
 )
 def test_how_old_an_answer_is_when_it_comes(date: float, age: str, delay_s: float, expected: float) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from routing.answers import AnswerHead
-from routing.cache.directives import NOTHING, Directives, cache_control, seconds, targeted
+from routing.cache.directives import MOST, NOTHING, Directives, cache_control, seconds, targeted
 from routing.cache.http_dates import parse_date
 from routing.policies import Caching
 
@@ -98,12 +98,12 @@ def read_fields(said: Said, received: float) -> Fields:
     expires = None
     if expirations is not None:  # two of them: the answer is stale
         expires = (parse_date(expirations[0]) or 0.0) if len(set(expirations)) == 1 else 0.0
-    age = ages[0] if ages is not None else b""
+    age = ages[0].partition(b",")[0].rstrip() if ages is not None else b""  # of a list the first (section 5.1)
     return Fields(
         directives=directives,
         is_targeted=is_targeted,
         date=received if date is None else date,
-        age_s=min(int(age), 2**31) if age.isdigit() and len(age) < 12 else 0,
+        age_s=(MOST if len(age) > 10 else min(int(age), MOST)) if age.isdigit() else 0,
         expires=expires,
         last_modified=parse_date(modified[0]) if modified is not None else None,
     )
