@@ -759,6 +759,16 @@ def test_stored_answers_of_a_user_are_nobody_elses(gate: DataPlane) -> None:
     assert "hit" not in (ask(gate, upstream.path, None, key="").field("cache-status") or "")
 
 
+def test_stored_answers_of_a_user_are_for_what_the_token_says_of_them(gate: DataPlane) -> None:
+    """Who has other roles today gets nothing that was for those of yesterday."""
+    take_issuer(gate, rules=rules(headers=[{"claim": "role", "header": "X-Role"}]))
+    stored = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\nok"
+    upstream = gate.serve(replying(stored), policies={"caching": {}})
+    admin, guest = token(claims(role="admin")), token(claims(role="guest"))
+    for sent, said in ((admin, "stored"), (guest, "stored"), (admin, "hit"), (guest, "hit")):
+        assert said in (ask(gate, upstream.path, sent).field("cache-status") or "")
+
+
 def test_answers_that_vary_by_a_claim_are_kept_apart(gate: DataPlane) -> None:
     take_issuer(gate, rules=rules(headers=[{"claim": "sub", "header": "X-User"}]))
     stored = b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=60\r\nVary: X-User\r\nContent-Length: 2\r\n\r\nok"

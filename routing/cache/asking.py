@@ -125,11 +125,17 @@ def credentials_of(exchange: Exchange, *, are_passed: bool) -> Credentials:
 
 
 def owner_of(exchange: Exchange) -> str | None:
-    """Whose a private answer is: the application's or, where a user's token came, that user's of it."""
+    """Whose a private answer is: the application's or, where a user's token came, that user's of it, as the claims in
+    the token describe the user to the upstream."""
     application, user = exchange.application, exchange.user
     if application is None:
         return None
-    return application.id if user is None else f"{application.id} {user.user}"
+    owner: str = application.id
+    if user is not None:
+        owner += f" {user.user}"
+        if user.upstream_lines:
+            owner += f" {sha256(user.upstream_lines).hexdigest()}"
+    return owner
 
 
 # --- Vary (RFC 9111 section 4.1) ---
