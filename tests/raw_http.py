@@ -76,10 +76,19 @@ def chunked(*chunks: bytes) -> bytes:
 class Client:
     """One connection. Use it in a ``with`` statement."""
 
-    def __init__(self, port: int, source: str = "127.0.0.1", *, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        source: str = "127.0.0.1",
+        *,
+        receive_buffer: int | None = None,
+        segment_size: int | None = None,  # bytes; small ones have the gateway's kernel keep less for us
+    ) -> None:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if segment_size is not None:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment_size)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(TIMEOUT_S)
         try:

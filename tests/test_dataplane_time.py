@@ -170,6 +170,21 @@ def test_a_client_that_never_takes_its_answer_is_cut_off_in_the_end(
     assert transport.ended == "aborted"
 
 
+def test_what_was_seen_of_a_slow_client_before_does_not_end_its_connection(
+    gateway: RecordingGateway, client: Connected, seconds_pass: Pass
+) -> None:
+    """More was written since somebody looked."""
+    protocol, transport = client
+    transport.unsent = 50_000
+    assert protocol.is_taking()
+    transport.unsent = 100_000
+    protocol.data_received(WHOLE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    for _ in range(40):
+        seconds_pass(LINGER_S)
+        transport.unsent -= 1000
+    assert transport.ended == "closed"
+
+
 def test_a_client_that_does_not_take_its_answers_is_not_read_from_until_it_does(
     gateway: RecordingGateway, client: Connected
 ) -> None:
@@ -182,6 +197,22 @@ def test_a_client_that_does_not_take_its_answers_is_not_read_from_until_it_does(
     gateway.loop.run()
     assert len(gateway.requests) == 3
     assert not transport.is_reading_paused
+
+
+def test_a_request_behind_an_answer_that_was_taken_late_has_all_the_time_that_its_upstream_has(
+    gateway: RecordingGateway, client: Connected, seconds_pass: Pass
+) -> None:
+    protocol, transport = client
+    gateway.is_late = True
+    protocol.data_received(WHOLE * 2)
+    protocol.pause_writing()
+    gateway.loop.run()
+    gateway.holds_answers = True
+    protocol.resume_writing()
+    gateway.loop.run()
+    assert len(gateway.requests) == 2
+    seconds_pass(100)
+    assert transport.is_open
 
 
 # --- draining --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from websockets.asyncio.client import connect
 
+from gateway_project.dataplane.protocol import LINGER_S
 from gateway_project.dataplane.tls import CertificateError, Certificates, expired, sources
 from tests.dataplane import DataPlane, worker_settings
 from tests.gateway_process import GatewayFactory, eventually
@@ -88,6 +90,29 @@ def test_large_bodies_pass_in_both_directions(plane: DataPlane, ca: trustme.CA) 
     with secure(plane, trusting(ca)) as client:
         # One after the other, as the script allows: OpenSSL takes no connection from two threads at once.
         assert client.send(plane.request("POST", f"{upstream.path}/x", body=body)).answer("POST").body == body
+
+
+def test_a_client_that_pauses_within_its_last_answer_gets_all_of_it(plane: DataPlane, ca: trustme.CA) -> None:
+    """What TLS has written and the kernel does not take yet is no end."""
+    sizes = range(300_000, 500_000, 50_000)
+
+    def script(peer: Peer) -> None:
+        head = peer.read_head()
+        assert head is not None
+        size = int(head.target.rpartition(b"/")[2])
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        peer.wait_for_end()
+
+    upstream = plane.serve(script)
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(secure(plane, trusting(ca), receive_buffer=8192, segment_size=600)) for _ in sizes
+        ]
+        for client, size in zip(clients, sizes, strict=True):  # the body is not awaited: the connection ends after it
+            client.send(plane.request("POST", f"{upstream.path}/{size}", "Content-Length: 5000000"))
+        time.sleep(1.5 * LINGER_S)
+        for client, size in zip(clients, sizes, strict=True):
+            assert len(client.answer("POST").body) == size
 
 
 def test_answers_of_the_tls_port_carry_hsts_whoever_makes_them(plane: DataPlane, ca: trustme.CA) -> None:

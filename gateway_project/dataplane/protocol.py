@@ -130,10 +130,16 @@ class ClientProtocol(RequestHead, Admitted):
         else:
             self._close()
 
+    def _begin_flush(self) -> None:
+        now = self.now()
+        self.deadline, self.flush_by = now + LINGER_S, now + FLUSH_S
+
     def _await_flush(self, now: float) -> None:
-        """How long it takes is the client's matter, as long as it takes something."""
-        if self.transport.get_write_buffer_size():
-            if self.is_taking():
+        """How long it takes is the client's matter, as long as it takes something. The kernel's buffer counts too: what
+        TLS has handed down and waits for it shows nowhere else."""
+        is_taking = self.is_taking()
+        if self.unsent:
+            if is_taking:
                 self.flush_by = now + FLUSH_S
             if now < self.flush_by:
                 self.deadline = now + LINGER_S
@@ -374,7 +380,7 @@ class ClientProtocol(RequestHead, Admitted):
         """The answer is out and the request is read to its end: on to the next, or close."""
         if self.is_write_paused:  # no further answer for a client that does not take this one: `resume_writing`
             self.pause_reading()
-            self.deadline = self.now() + FLUSH_S
+            self._begin_flush()
             return
         self.current = None
         if self.handshake is exchange:
@@ -385,6 +391,7 @@ class ClientProtocol(RequestHead, Admitted):
             else:
                 self.linger()
         elif self.waiting:
+            self.deadline = _NEVER  # that for taking the last answer is no matter of the next
             self.current = following = self.waiting.popleft()
             if not self.waiting:
                 self.resume_reading()
@@ -412,7 +419,7 @@ class ClientProtocol(RequestHead, Admitted):
 
     def _close(self) -> None:
         """Close when the client has taken what is written, but do not wait for ever."""
-        self.deadline = self.now() + FLUSH_S
+        self._begin_flush()
         self.transport.close()
 
     def linger(self) -> None:
@@ -421,8 +428,7 @@ class ClientProtocol(RequestHead, Admitted):
         self.current = None
         self.is_lingering = self.skips_heads = True  # the read that ends here may hold further requests
         self.resume_reading()
-        now = self.now()
-        self.deadline, self.flush_by = now + LINGER_S, now + FLUSH_S
+        self._begin_flush()
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
