@@ -10,6 +10,11 @@ from access.administration.roles import MOST_PERMISSIONS, ROLE_NAME
 from access.models import AdminAccount, AdminRole
 from core.serializers import ConfigSerializer, EpochMillis, Flag, Text, config_meta, text_list, whole
 
+_PERMISSIONS = {
+    "items": {"type": "string", "pattern": r"^admin:(?:\*|[a-z-]+:(?:\*|[a-z]+))$"},
+    "maxItems": MOST_PERMISSIONS,
+    "uniqueItems": True,
+}
 _TEXTS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
 
 
@@ -50,7 +55,7 @@ class RoleSerializer(ConfigSerializer[AdminRole]):
     ``requireMfa``: whoever has it must have a second factor to use the panel."""
 
     identity = "name"
-    bounds: ClassVar = {"name": whole(ROLE_NAME), "permissions": {"maxItems": MOST_PERMISSIONS, "uniqueItems": True}}
+    bounds: ClassVar = {"name": whole(ROLE_NAME), "permissions": _PERMISSIONS}
     permissions = text_list(required=False)
 
     Meta = config_meta(AdminRole, "name", "description", "permissions", "require_mfa", read_only=("is_builtin",))
