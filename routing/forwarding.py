@@ -182,7 +182,6 @@ class Forwarding:
         # Not when the request came: it may have waited for its turn on the connection, for its body, or for another's
         # answer, and none of that is the target's time.
         now = self._since = self._ready_at = self._forwarder.now()
-        state.budget.requests += 1
         try:
             if state.limit is not None:
                 self._admit(state)
@@ -235,6 +234,8 @@ class Forwarding:
         self._begin_try(now)
 
     def _keep_place(self, target: Target, now: float) -> None:
+        if not self._tried and self._group is not None:  # a retry pays nothing, and neither does who was refused
+            self._group.state.budget.requests += 1
         self._target = target
         self._ticket = target.began(now)
 

@@ -13,7 +13,7 @@ MAX_SAVED = 50.0  # retries that a long calm can pay for: the burst beyond the s
 
 class RetryBudget:
     """Bounds the retries of a service to a share of its requests, so that they cannot add to an outage (Finagle's
-    RetryBudget). Every request pays in its share by adding 1 to ``requests``, every retry takes a token.
+    RetryBudget). Every request that is sent pays in its share by adding 1 to ``requests``, every retry takes a token.
 
     Over any stretch of time: retries ≤ `MAX_SAVED` + the larger of share x requests and `FLOOR_PER_S` x seconds.
     """

@@ -427,6 +427,33 @@ def test_retries_keep_to_their_budget(plane: DataPlane) -> None:
     assert 60 <= retries <= 10 + 0.2 * 300 + passed_s
 
 
+def test_requests_that_are_refused_pay_for_no_retries(plane: DataPlane) -> None:
+    switch = Switch(None)
+    upstreams = [plane.serve(switch) for _ in range(2)]
+    policies = {
+        "circuit_breaker": {"enabled": False},
+        "retries": {"attempts": 1, "baseMs": 0, "budgetPercent": 50},
+        "concurrency": {"adaptive": True, "minLimit": 1, "maxLimit": 1},
+    }
+    path = serve(plane, *upstreams, policies=policies)
+
+    def sent() -> int:
+        return sum(len(upstream.requests) for upstream in upstreams)
+
+    began = time.monotonic()
+    with plane.connect() as holding, plane.connect() as client:
+        holding.send(plane.request("GET", path))
+        eventually(lambda: sent() == 1, what="the one that has the place")
+        for _ in range(200):
+            assert client.send(plane.request("GET", path)).answer().code == "overloaded"
+        switch.set(status(503))
+        assert holding.answer().status == 503
+        before = sent()
+        for _ in range(60):
+            assert client.send(plane.request("GET", path)).answer().status == 503
+    assert sent() - before - 60 <= 10 + 0.5 * 61 + time.monotonic() - began
+
+
 def test_without_a_budget_there_is_no_retry(plane: DataPlane) -> None:
     upstreams = [plane.serve(replying(status(503))) for _ in range(2)]
     path = serve(plane, *upstreams, policies={"retries": {"budgetPercent": 0}})
