@@ -23,6 +23,7 @@ from tests.gateway_process import GatewayFactory, GatewayProcess, eventually
 from tests.gateway_traffic import create, new_key, panel_api
 from tests.raw_http import Answer
 from tests.scripted_upstream import Seen, Upstream
+from tests.wires import route_wire
 
 PUBLIC = "Cache-Control: public, max-age=60"
 ANN = Actor("user", "1", "ann")
@@ -83,6 +84,22 @@ def test_an_answer_on_its_way_is_not_stored_after_a_purge(plane: DataPlane, kind
         opened.set()
         assert client.answer().body == b"old"
     assert plane.ask("GET", upstream.path + "/a").body == b"new"
+
+
+def test_a_service_that_has_another_name_now_has_nothing_stored_that_its_purges_miss(plane: DataPlane) -> None:
+    upstream = cached(plane, lambda seen: reply(PUBLIC, body=b"%d" % len(upstream.requests)))
+    service = list(plane.feed.records("service").values())[-1]
+    route = route_wire("rte_renamed", "/renamed/*", service=service["name"])
+    plane.feed.put("route", route)
+    assert [plane.ask("GET", "/renamed/a").body for _ in range(2)] == [b"1", b"1"]
+    plane.feed.put("service", {**service, "name": "renamed"})
+    plane.feed.put("route", {**route, "service": "renamed"})
+    plane.ask("GET", "/renamed/a")
+    purge(plane, "service", "renamed")
+    last = plane.ask("GET", "/renamed/a")
+    assert (is_hit(last), last.body) == (False, b"%d" % len(upstream.requests))
+    plane.ask("POST", "/renamed/a", body=b"{}")
+    assert not is_hit(plane.ask("GET", "/renamed/a"))
 
 
 def test_another_history_of_purges_empties_the_cache(plane: DataPlane) -> None:

@@ -106,7 +106,9 @@ class Match:
             policy = route.caching if route is not None and route.caching is not None else service.caching
             if policy is not None and policy.enabled:
                 self.caching = policy
-                self.cache_scope = service.id if route is None else f"{service.id} {route.id}"
+                # Purges name services: what was stored under a former name must not be found under the present one.
+                named = f"{service.id} {service.name}"
+                self.cache_scope = named if route is None else f"{named} {route.id}"
         # Whose lists must admit the client's address, most often nobody's; and what holds for pages of other origins,
         # None: CORS_ORIGINS.
         self.addresses: tuple[Listed, ...] = _lists(route, [service] if service is not None else [])
