@@ -3,6 +3,7 @@ with."""
 
 import itertools
 import random
+import signal
 import struct
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -20,6 +22,7 @@ from hpack import Decoder, Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway_project.dataplane import http2
 from gateway_project.dataplane import http2_frames as frames
 from gateway_project.dataplane.http2 import Http2Protocol
 from tests.dataplane import DataPlane
@@ -864,6 +867,29 @@ def test_a_client_is_told_between_two_requests_to_go_elsewhere(
     assert plane.process.wait(30) == 0
 
 
+# --- turns ------------------------------------------------------------------------------------------------------------
+def test_hundreds_of_requests_at_once_leave_others_their_turns(plane: DataPlane, raw: RawHttp2) -> None:
+    many = [raw.head(stream, [(":method", "HEAD"), *H[1:3], (":path", "/many")]) for stream in range(1, 801, 2)]
+    with plane.connect() as other:
+        assert other.send(plane.request("GET", "/health")).answer().status == 200
+        raw.send(many[0])
+        assert raw.status(1) == 404
+        plane.process.send_signal(signal.SIGSTOP)  # so that all of it is there at once
+        try:
+            raw.send(*many[1:])
+            other.send(plane.request("GET", "/other"))
+        finally:
+            plane.process.send_signal(signal.SIGCONT)
+        assert other.answer().status == 404
+        assert [raw.status(stream) for stream in range(3, 801, 2)] == [404] * 399
+
+    def paths() -> list[str]:
+        return [line["path"] for line in plane.log_lines() if line["path"] in ("/many", "/other")]
+
+    eventually(lambda: len(paths()) == 401, what="the lines of all requests")
+    assert paths().index("/other") < 400
+
+
 # --- whatever arrives ------------------------------------------------------------------------------------------------
 def connected(gateway: RecordingGateway) -> tuple[Http2Protocol, MemoryTransport]:
     protocol = Http2Protocol(SimpleNamespace(loaded_app=gateway), SimpleNamespace(connections=set()), b"\r\n")
@@ -899,19 +925,53 @@ def conversation() -> bytes:
 CONVERSATION = conversation()
 
 
+def requests(count: int) -> bytes:
+    encoder, flags = Encoder(), frames.END_HEADERS | frames.END_STREAM
+    sent = (frames.frame(frames.HEADERS, flags, 2 * number + 1, encoder.encode(health())) for number in range(count))
+    return b"".join(sent)
+
+
+def test_hundreds_of_requests_in_one_read_leave_others_their_turns() -> None:
+    gateway = RecordingGateway()
+    greedy, transport = connected(gateway)
+    greedy.data_received(frames.PREFACE + frames.settings({}) + requests(300) + ping())
+    assert len(gateway.requests) == http2.TURN_STREAMS
+    assert transport.is_reading_paused
+    connected(gateway)[0].data_received(frames.PREFACE + frames.settings({}) + requests(1))
+    assert len(gateway.requests) == http2.TURN_STREAMS + 1
+    greedy.data_received(ping())  # was on its way
+    transport.written = b""
+    gateway.loop.run()
+    assert len(gateway.requests) == 301
+    assert transport.written.endswith(2 * ping(frames.ACK))
+    assert not transport.is_reading_paused
+
+
+def test_what_waits_for_its_turn_when_the_client_leaves_is_forgotten() -> None:
+    gateway = RecordingGateway()
+    greedy, transport = connected(gateway)
+    greedy.data_received(frames.PREFACE + frames.settings({}) + requests(300))
+    transport.abort()
+    greedy.connection_lost(None)
+    gateway.loop.run()
+    assert len(gateway.requests) == http2.TURN_STREAMS
+
+
 def spoken(pieces: list[bytes]) -> tuple[list[Taken], bytes, str]:
     gateway = RecordingGateway()
     protocol, transport = connected(gateway)
     for piece in pieces:
         protocol.data_received(piece)
+    gateway.loop.run()
     return gateway.requests, transport.written, transport.ended
 
 
-@given(st.lists(st.integers(0, len(CONVERSATION)), max_size=12))
-def test_a_conversation_is_the_same_however_its_bytes_are_split(cuts: list[int]) -> None:
+@given(st.lists(st.integers(0, len(CONVERSATION)), max_size=12), st.sampled_from((1, 2, http2.TURN_STREAMS)))
+def test_a_conversation_is_the_same_however_its_bytes_are_split(cuts: list[int], turn: int) -> None:
     edges = [0, *sorted(cuts), len(CONVERSATION)]
     pieces = [CONVERSATION[start:end] for start, end in itertools.pairwise(edges)]
-    requests, written, ended = spoken(pieces)
+    with patch.object(http2, "TURN_STREAMS", turn):
+        requests, written, ended = spoken(pieces)
     assert [(each.method, each.path, each.is_whole) for each in requests] == [
         (b"GET", b"/health", True),
         (b"POST", b"/upload", True),

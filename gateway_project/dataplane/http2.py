@@ -50,6 +50,7 @@ class ChosenProtocol(Admitted):
 
 
 MAX_STREAMS = 100
+TURN_STREAMS = 20  # that begin in one turn of the loop
 STREAM_WINDOW = 256 * 1024  # of a request's body that nobody has taken yet, for each stream
 CONNECTION_WINDOW = 1024 * 1024  # and for all of a connection together
 MAX_BLOCK = MAX_HEAD + 1024  # bytes of a header section as it is sent
@@ -94,6 +95,8 @@ class Http2Protocol(Admitted):
         self._is_leaving = False  # no stream is accepted any more
         self.is_write_paused = False
         self._is_reading_paused = False
+        self._has_turns = False  # what was received takes several; `_read_on` is due
+        self._begun = 0  # streams, in this turn
         self._stalled_by = _NEVER  # for a client that takes nothing
         self._patience = PATIENCE
         self._patience_at = self.now()
@@ -212,7 +215,13 @@ class Http2Protocol(Admitted):
         if self._is_dead:
             return
         received = self._received + data if self._received else data
-        self._outgoing = []
+        if self._has_turns:
+            self._received = received
+            return
+        self._take_turn(received)
+
+    def _take_turn(self, received: bytes) -> None:
+        self._outgoing, self._begun = [], 0
         code = None
         try:
             self._received = self._read(received)
@@ -225,9 +234,28 @@ class Http2Protocol(Admitted):
         self._write_gathered()
         if code is not None:
             self._end(code)
+        elif self._begun >= TURN_STREAMS:
+            self._wait_for_turn()
         elif self.is_write_paused and self.transport.get_write_buffer_size() > MAX_UNSENT:
             self._is_reading_paused = True
             self.transport.pause_reading()
+
+    def _wait_for_turn(self) -> None:
+        """A read may hold thousands of requests that are answered at once, and everybody else would wait for all of
+        them: the rest is for the next turn of the loop."""
+        if not self._has_turns:
+            self._has_turns = True
+            self.transport.pause_reading()
+        self.gateway.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._is_dead:
+            return
+        self._take_turn(self._received)
+        if self._begun < TURN_STREAMS:
+            self._has_turns = False
+            if not self._is_reading_paused and not self.transport.is_closing():
+                self.transport.resume_reading()
 
     def _read(self, received: bytes) -> bytes:
         """Take every whole frame; what is left of them."""
@@ -239,7 +267,7 @@ class Http2Protocol(Admitted):
                 return received
             self._has_preface = True
             start = len(h2.PREFACE)
-        while size - start >= 9 and not self._is_dead:
+        while size - start >= 9 and self._begun < TURN_STREAMS and not self._is_dead:
             length = int.from_bytes(received[start : start + 3], "big")
             if length > h2.MAX_FRAME:
                 raise ConnectionFault(h2.FRAME_SIZE_ERROR, "a frame above the limit")
@@ -336,6 +364,7 @@ class Http2Protocol(Admitted):
         if self._is_leaving:
             return  # it has been told that nobody looks at it
         self._last_stream = stream
+        self._begun += 1
         if len(self.streams) >= MAX_STREAMS:
             raise StreamFault(h2.REFUSED_STREAM, "more streams than were offered")
         exchange = self.streams[stream] = Http2Exchange(self, stream)
@@ -588,7 +617,8 @@ class Http2Protocol(Admitted):
         self._stalled_by = _NEVER
         if self._is_reading_paused:
             self._is_reading_paused = False
-            self.transport.resume_reading()
+            if not self._has_turns:
+                self.transport.resume_reading()
         self._pump()
         for exchange in list(self.streams.values()):
             if exchange.is_blocked and not exchange.out:
