@@ -225,6 +225,12 @@ class Exchange:
         """Deliver the body to ``sink`` from now on, beginning with what has arrived. Once per exchange."""
         raise NotImplementedError
 
+    def forget_body(self) -> None:
+        """Of a request that is refused, though not yet: what arrives of the body is for nobody."""
+
+    def stop_ahead(self) -> None:
+        """End the connection with the answer if the client has sent many requests ahead, which would all wait."""
+
     def replace_body(self, body: bytes) -> None:
         """The body has been taken whole, and from now on it is this one: `read_body` delivers it, once more."""
         raise NotImplementedError

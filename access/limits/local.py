@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import uniform
 from typing import NamedTuple
 
 from access.addresses import failure_bucket
@@ -19,6 +20,8 @@ from access.limits.buckets import Buckets
 from access.limits.charges import SECOND_NS, Charge, LimitPolicy
 
 _MAX_BUCKETS = 250_000
+_REFUSAL_NS = SECOND_NS // 100  # from one refusal of an address that is blocked to the next
+_LONGEST_PAUSE_NS = 5 * SECOND_NS
 _State = int | Windows | Log
 
 
@@ -182,11 +185,12 @@ class LocalLimiter:
 class FailureBuckets:
     """Failed authentications by address (rule 10): looked at before anything costly, charged only by failures."""
 
-    __slots__ = ("_has_failures", "_limiter", "_policy")
+    __slots__ = ("_has_failures", "_limiter", "_next_refusals", "_policy")
 
     def __init__(self, per_minute: int, max_buckets: int = _MAX_BUCKETS) -> None:
         self._policy = LimitPolicy.of("failures", "failures", per_minute, 60)
         self._limiter = LocalLimiter(max_buckets)
+        self._next_refusals: Buckets[int] = Buckets(max_buckets)  # when the next one is due, in ns
         self._has_failures = False
 
     def is_blocked(self, address: str, now: float) -> int:
@@ -200,7 +204,17 @@ class FailureBuckets:
         self._has_failures = True
         self._limiter.charge(self._policy, failure_bucket(address), now)
 
+    def pause_s(self, address: str, now: float) -> float:
+        """How long to hold the next refusal of an address, so that it gets few a second; seconds. Those that would
+        have to wait for longer than five are spread, or all of them would come back at once."""
+        bucket = ("refusals", failure_bucket(address))
+        turn = leaky_bucket(self._next_refusals.peek(bucket) or 0, int(now * 1e9), _REFUSAL_NS, _LONGEST_PAUSE_NS)
+        self._next_refusals.keep(bucket, turn.next_at)
+        wait_ns = turn.wait if turn.allowed else uniform(_LONGEST_PAUSE_NS / 2, _LONGEST_PAUSE_NS)
+        return wait_ns / SECOND_NS
+
     def sweep(self, now: float, budget: int) -> None:
         """Forget up to ``budget`` addresses whose failures are long past."""
         self._limiter.sweep(now, budget)
+        self._next_refusals.sweep(int(now * 1e9), budget)
         self._has_failures = len(self._limiter) > 0

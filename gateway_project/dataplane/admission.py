@@ -169,14 +169,14 @@ class Admission:
             recognised = tokens.recognise(exchange, token)
         except PolicyDenied as denied:
             if denied.status == 401:
-                self._gateway.failures.charge(exchange.identity.client, exchange.started)
+                self._gateway.failures.charge(exchange)
             raise
         session.recognised, session.token, session.known_by = recognised, token, tokens.epoch
         session.issuers, session.token_applications = snapshot.issuers, snapshot.applications
         return recognised
 
     def refused(self, exchange: Exchange, detail: str) -> PolicyDenied:
-        self._gateway.failures.charge(exchange.identity.client, exchange.started)
+        self._gateway.failures.charge(exchange)
         return invalid_token(detail)
 
     def hold(self, exchange: Exchange, question: Question, step: Callable[[], None]) -> Hold:

@@ -21,7 +21,7 @@ import orjson
 
 from access.addresses import EgressPolicy, TrustedProxies
 from access.cors import CorsPolicy
-from access.limits.local import FailureBuckets, LocalLimiter
+from access.limits.local import LocalLimiter
 from core import own_headers
 from core.context import Exchange
 from core.faults import ConnectFault, GatewayFault, InternalFault
@@ -33,6 +33,7 @@ from gateway_project.dataplane.admission import Admission
 from gateway_project.dataplane.agent_link import AgentLink
 from gateway_project.dataplane.aggregating import Aggregating
 from gateway_project.dataplane.asgi_exchange import AsgiExchange
+from gateway_project.dataplane.failed_attempts import FailedAttempts
 from gateway_project.dataplane.holding import Hold
 from gateway_project.dataplane.identity import Identity, identify
 from gateway_project.dataplane.key_uses import KeyUses
@@ -107,7 +108,7 @@ class Gateway:
         self._secret_watch = SecretWatch(self.secrets)
         self.limiter = LocalLimiter(epoch_ns=time.time_ns() - time.monotonic_ns())
         self.limiting = Limiting(self, self._shared_limits if settings.redis_url else None)
-        self.failures = FailureBuckets(settings.auth_failures_per_minute)
+        self.failures = FailedAttempts(self, settings.auth_failures_per_minute)
         # The path that a problem document names. Whoever is refused asks for the same again and again.
         self._instance = lru_cache(maxsize=_MAX_INSTANCES)(_instance)
         self.metrics = Metrics()

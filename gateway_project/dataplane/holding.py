@@ -31,11 +31,17 @@ class Hold(Exception):
         """Take the request further; ``step`` may raise a GatewayFault, which is answered, or a `Hold`."""
         if self.is_over:
             return
-        self.is_over = True
-        self._exchange.left = None
+        self._end()
         self._gateway.take_further(self._exchange, step)
 
     def _leave(self) -> None:
-        self.is_over = True
+        self._end()
         if self._on_left is not None:
             self._on_left()
+
+    def _end(self) -> None:
+        """Nothing stays in a circle, which would keep the request for the garbage collector: frames that the hold was
+        raised through may know it."""
+        self.is_over = True
+        self.__traceback__ = None
+        self._exchange.left = None

@@ -12,7 +12,7 @@ from core.faults import ClientFault, GatewayFault
 from core.outflow import NOTHING_KNOWN, unsent_bytes
 from gateway_project.dataplane import http2_frames as h2
 from gateway_project.dataplane.http2_frames import StreamFault
-from gateway_project.dataplane.socket_exchange import BODY_IDLE_S, DRAIN_LIMIT, REFUSED_METHODS, too_large
+from gateway_project.dataplane.socket_exchange import BODY_IDLE_S, DRAIN_LIMIT, REFUSED_METHODS, Discard, too_large
 from routing.answers import BODILESS
 
 if TYPE_CHECKING:
@@ -206,6 +206,10 @@ class Http2Exchange(RequestHead, Exchange):
             self.connection.send_head(self, 100, b"", ends=False)
         self.awaits_continue = False
         self._deliver()
+
+    def forget_body(self) -> None:
+        if self.has_body and not self.awaits_continue:
+            self.read_body(Discard(self.connection.gateway, self))
 
     def replace_body(self, body: bytes) -> None:
         self._replaced = body

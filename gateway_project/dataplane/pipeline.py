@@ -27,7 +27,7 @@ from gateway_project.dataplane.tracing import REQUEST_ID_LINE
 from gateway_project.dataplane.transformations import transform
 from keys.credential import is_well_formed_with_any_prefix
 from keys.records import KeyRecord
-from keys.verify import authenticate, invalid_credentials, look_closely, throttled
+from keys.verify import authenticate, invalid_credentials, look_closely
 from routing.balancing import TargetGroup
 from routing.cache.step import SAFE
 from routing.compression import compression_step
@@ -385,8 +385,7 @@ class Pipeline:
         try:
             return authenticate(exchange.snapshot.keys, gateway.digester, credential, self._prefix, now, is_fresh)
         except GatewayFault as fault:
-            if wait_s := gateway.failures.is_blocked(exchange.identity.client, exchange.started):
-                raise throttled(wait_s) from None
+            gateway.failures.check(exchange)
             if fault.status != 401:
                 raise
         if go_on is not None and gateway.recognition.is_needed and is_well_formed_with_any_prefix(credential):
@@ -394,10 +393,9 @@ class Pipeline:
         raise self.refused(exchange)
 
     def refused(self, exchange: Exchange) -> PolicyDenied:
-        wait_s = self._gateway.failures.is_blocked(exchange.identity.client, exchange.started)
-        if wait_s:
-            return throttled(wait_s)
-        self._gateway.failures.charge(exchange.identity.client, exchange.started)
+        """To be raised for a credential that is not right. Raises by itself when its address is blocked."""
+        self._gateway.failures.check(exchange)
+        self._gateway.failures.charge(exchange)
         return invalid_credentials()
 
     # --- 8 limit ---

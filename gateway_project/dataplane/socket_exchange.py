@@ -17,10 +17,12 @@ from routing.websocket import Tunnel
 from routing.websocket_handshake import Handshake, is_for_websocket
 
 if TYPE_CHECKING:
+    from gateway_project.dataplane.app import Gateway
     from gateway_project.dataplane.protocol import ClientProtocol
 
 BODY_IDLE_S = 30.0
 BUFFER_LIMIT = 64 * 1024  # of a request's body while nobody takes it
+MOST_AHEAD = 16  # requests that wait behind one that is refused late
 DRAIN_LIMIT = 64 * 1024  # of a body that nobody wants: read and forget, so that the connection can go on
 REFUSED_METHODS = (b"CONNECT", b"TRACE")
 _AUTHORITY = re.compile(rb"[^/?#@]+(?=[/?]|$)")
@@ -35,6 +37,30 @@ def _status_line(status: int) -> bytes:
 
 
 STATUS_LINES = {status: _status_line(status) for status in range(200, 600)}
+
+
+class Discard:
+    """Takes the body of a request that is refused in a moment."""
+
+    def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
+        self._gateway, self._exchange = gateway, exchange
+
+    def body_data(self, data: bytes) -> None:
+        pass
+
+    def body_end(self) -> None:
+        pass
+
+    def client_gone(self) -> None:
+        pass
+
+    def client_ready(self) -> None:
+        pass
+
+    def refuse_body(self, fault: GatewayFault) -> None:
+        if self._exchange.left is not None:  # whoever holds it
+            self._exchange.left()
+        self._gateway.refuse(self._exchange, fault)
 
 
 class SocketExchange(Exchange):
@@ -201,6 +227,14 @@ class SocketExchange(Exchange):
         else:
             self.connection.deadline = self.connection.now() + BODY_IDLE_S
             self.connection.resume_reading()
+
+    def forget_body(self) -> None:
+        if self.has_body and not self.awaits_continue:
+            self.read_body(Discard(self.connection.gateway, self))
+
+    def stop_ahead(self) -> None:
+        if len(self.connection.waiting) > MOST_AHEAD:
+            self.closes = True
 
     def replace_body(self, body: bytes) -> None:
         self._buffer = [body]

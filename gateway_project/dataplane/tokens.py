@@ -39,7 +39,6 @@ from gateway_project.dataplane.asking_again import AskingAgain
 from gateway_project.dataplane.holding import Hold
 from gateway_project.dataplane.matching import Match
 from gateway_project.dataplane.questions import Answers, Opinion, Question
-from keys.verify import throttled
 
 if TYPE_CHECKING:
     from access.tokens.keys import KeySet
@@ -159,8 +158,7 @@ class Tokens:
     def _check_trust(self, exchange: Exchange) -> None:
         """Before anything costly is done (rule 10)."""
         gateway = self._gateway
-        if wait_s := gateway.failures.is_blocked(exchange.identity.client, exchange.started):
-            raise throttled(wait_s)
+        gateway.failures.check(exchange)
         if gateway.is_config_too_old:
             raise _cannot_tell("The gateway has been without news of its configuration for too long to trust a token.")
 
