@@ -24,6 +24,12 @@ def label(model: type[models.Model] | None, name: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def member_words(name: str) -> str:
+    """``maxWaitMs`` → ``max wait (ms)``: a member of a document."""
+    first, *others = re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: " " + found[1].lower(), name).split(" ")
+    return " ".join([first, *(_ABBREVIATIONS.get(word, word) for word in others)])
+
+
 def readable(value: Any) -> str:
     """A stored value as an admin reads it."""
     if value is None or value == "":

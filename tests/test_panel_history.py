@@ -45,6 +45,24 @@ def test_a_revision_shows_each_field_before_and_after_with_signs(panel: Client) 
     assert "Path prefix" not in text
 
 
+def test_a_document_is_compared_member_by_member(panel: Client) -> None:
+    service = make_service("orders")
+    secret = {"header": "authorization", "value": "Bearer {secret://env/UPSTREAM_ORDERS_TOKEN}"}
+    checks = {"active": {"path": "/up", "intervalS": 5}, "passive": {}}
+    update_service(service=service, changes={"health_checks": checks, "upstream_credentials": [secret]}, **BOB)
+    checks = {"active": {"path": "/healthz", "intervalS": 5}}
+    update_service(service=service, changes={"health_checks": checks, "caching": {}}, **BOB)
+    number = latest_revision().number
+    set_at = text_of(panel.get(f"/history/{number - 1}"))
+    assert "Health checks: active interval (s) \N{MINUS SIGN} before — + after 5" in set_at
+    assert "Upstream credentials: 1 header \N{MINUS SIGN} before — + after authorization" in set_at
+    changed = text_of(panel.get(f"/history/{number}"))
+    assert "Health checks: active path \N{MINUS SIGN} before /up + after /healthz" in changed
+    assert "Health checks: passive \N{MINUS SIGN} before on + after —" in changed
+    assert "Caching \N{MINUS SIGN} before — + after on" in changed
+    assert "interval" not in changed
+
+
 def test_a_created_object_shows_what_it_has_and_a_deleted_one_what_it_had(panel: Client) -> None:
     service = make_service("orders", v1=100)
     created = text_of(panel.get(f"/history/{latest_revision().number}"))
