@@ -136,7 +136,9 @@ class DocumentField(forms.CharField):
             raise forms.ValidationError(self.error_messages["invalid"], code="invalid", params=place) from None
 
     def prepare_value(self, value: Any) -> Any:
-        return value if isinstance(value, str) or not value else json.dumps(value, indent=2, ensure_ascii=False)
+        if isinstance(value, str):
+            return value
+        return json.dumps(value, indent=2, ensure_ascii=False) if value else ""
 
 
 @dataclass(frozen=True, slots=True)

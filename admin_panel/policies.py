@@ -55,6 +55,7 @@ from routing.policies import FieldCondition, UpstreamCredential
 _UNITS = {"_ms": "ms", "_s": "seconds", "_bytes": "bytes", "_percent": "%"}
 _LONG_TEXT = 2001  # characters from which on a text gets several lines
 _INDEX = re.compile(r"\[(\d+)\]\.?(.*)")
+_NAMES = ("name", "key", "header", "claim", "path")  # members that name an entry of a list
 _OF_ITS_SERVICE = ("cors", "retries", "caching", "compression", "websockets")  # where a route says nothing
 
 
@@ -239,11 +240,18 @@ def _collect(policy: str, kind: Any, path: tuple[str, ...], part: Part, parts: l
             switch = f"{name}__on" if is_optional else ""
             _collect(policy, declared.cls, here, Part(title, switch, here), parts)
             continue
-        default = None if each.default is msgspec.NODEFAULT else msgspec.to_builtins(each.default)
-        default = list(default) if isinstance(default, tuple) else default
+        default = _default(each)
         part.members.append(Member(here, name, default, _field(policy, name, declared, is_optional)))
     if not part.members:  # its own parts say all
         part.switch = ""
+
+
+def _default(member: inspect.Field) -> Any:
+    """As JSON; None too where it is required."""
+    if member.default_factory is not msgspec.NODEFAULT:
+        return msgspec.to_builtins(member.default_factory())
+    default = None if member.default is msgspec.NODEFAULT else msgspec.to_builtins(member.default)
+    return list(default) if isinstance(default, tuple) else default
 
 
 def _snake(name: str) -> str:
@@ -340,8 +348,10 @@ def summary(policy: type[Policy] | None, document: Any) -> str:
         return ""
     if policy is UpstreamCredential:
         return ", ".join(str(each.get("header", "")) for each in document if isinstance(each, Mapping))
-    order = policy.__struct_encode_fields__ if policy is not None else ()  # databases keep no order of members
-    ordered = {name: document[name] for name in (*order, *sorted(set(document) - set(order))) if name in document}
+    members = inspect.type_info(policy).fields if policy is not None else ()  # type: ignore[attr-defined]
+    defaults = {each.encode_name: _default(each) for each in members}  # databases keep no order of members
+    names = (*defaults, *sorted(set(document) - set(defaults)))
+    ordered = {name: document[name] for name in names if name in document and document[name] != defaults.get(name, ...)}
     return ", ".join(_said(ordered)) or "on"
 
 
@@ -360,9 +370,16 @@ def _said(document: Any) -> Iterator[str]:
         elif value is False:
             yield f"not {words}"
         elif isinstance(value, list):
-            is_plain = all(isinstance(each, str) for each in value)
-            yield f"{words} {', '.join(value)}" if is_plain else f"{len(value)} {words}"
-        elif words == "strategy" or words == "message":
+            names = [_name(each) for each in value]
+            yield f"{words} {', '.join(names)}" if all(names) else f"{len(value)} {words}"
+        elif words in ("strategy", "message", "credentials"):
             yield CHOICES.get(value, str(value).replace("_", " "))
         else:
             yield f"{words} {value}"
+
+
+def _name(entry: Any) -> str:
+    """What an entry of a list is called; empty where nothing in it is a name."""
+    if isinstance(entry, Mapping):
+        return next((str(entry[name]) for name in _NAMES if name in entry), "")
+    return str(entry)

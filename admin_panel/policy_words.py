@@ -14,7 +14,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
 WITHOUT: dict[str, str] = {
     "access": "an API key or a token of the application",
     "ip_access": "every address",
-    "cors": "CORS_ORIGINS",
+    "cors": "as the setting CORS_ORIGINS says",
     "client_certificates": "only keys and tokens",
     "charging": "each request costs 1",
     "load_balancing": "by weight, no sticky sessions",
@@ -61,6 +61,11 @@ CHOICES: dict[str, str] = {
     "share": "each worker admits its share",
     "open": "everybody passes",
     "closed": "nobody passes",
+    "any": "an API key or a token",
+    "key": "an API key",
+    "token": "a token",
+    "both": "an API key and a token",
+    "public": "nothing: everybody may call",
     "ip_hash": "IP hash",
     "peak_ewma": "peak EWMA",
     "beside": "beside those that are found",
@@ -117,14 +122,17 @@ EMPTY: dict[str, str] = {
     "circuit_breaker.open_s": "CIRCUIT_BREAKER_TIMEOUT",
 }
 
+_CLAIMS = """[
+  {"claim": "tenant", "values": ["acme"]}
+]"""
+
 # Worked examples of what is written as JSON.
 EXAMPLES: dict[str, str] = {
     "restrictions.hours": """[
   {"days": ["mon", "tue", "wed", "thu", "fri"], "start": "08:00", "end": "18:00"}
 ]""",
-    "rules.claims": """[
-  {"claim": "tenant", "values": ["acme"]}
-]""",
+    "rules.claims": _CLAIMS,
+    "access.claims": _CLAIMS,
     "rules.role_map": """{"realm-admin": "admin"}""",
     "transformation.request__body__set": """[
   {"path": "customer.source", "value": "${header.x-client}"},
@@ -183,6 +191,11 @@ TITLES: dict[str, tuple[str, str]] = {
 WORDS: dict[str, tuple[str, str]] = {
     "ip_access.allow": ("Let in", "Addresses and networks, such as 10.0.0.0/8 or 2001:db8::1. Empty: everybody."),
     "ip_access.deny": ("Keep out", "These are refused, even if they are let in above."),
+    "access.credentials": ("A caller must bring", ""),
+    "access.scopes": ("Scopes", "It must have all of them. Empty: none is asked for."),
+    "access.roles": ("Roles", "It must have one of them. Empty: none is asked for."),
+    "access.issuers": ("Issuers", "By name: only their tokens count. Empty: those of every issuer."),
+    "access.claims": ("Claims", "A token must have all of them."),
     "cors.origins": (
         "Origins",
         "https://app.example.com, https://*.example.com for all hosts below a domain, or * for any. Empty: none.",

@@ -27,7 +27,7 @@ _STATES = {"active": Q(is_active=True), "inactive": Q(is_active=False)}
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``shows`` gives the words for a row; ``form`` how they look: text, mono, chips or state."""
+    """``shows`` gives what stands in a row; ``form`` how it looks: text, mono, chips, moment or span (seconds)."""
 
     title: str
     shows: Callable[[Any], Any]
@@ -59,6 +59,7 @@ class Subject:
     more: str = ""  # a template with what its page shows beside
     more_context: Callable[[Any], Mapping[str, Any]] = lambda row: {}
     order: str = "name"
+    title_label: str = "Name"
     has_states: bool = True
     hints: tuple[str, ...] = ()  # what the empty list says
     beside: tuple[tuple[str, str], ...] = ()  # what to call them, and the words, of lists that belong to this one

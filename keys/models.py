@@ -11,6 +11,8 @@ from access.models import Application
 from core.models import ConfigRow, prefixed_id
 from core.tenants import TenantManager
 
+EXPIRES_SOON = timedelta(days=30)  # from when on the panel points at a key
+
 
 class KeyQuerySet(models.QuerySet["ApiKey"]):
     def expiring(self, within: timedelta) -> "KeyQuerySet":

@@ -63,4 +63,4 @@ def test_the_list_of_services_says_which_are_unwell_and_which_are_rolling_out(pa
     assert "1 of 2 unhealthy 1 open circuit" in shown
     assert "rollout to v2" in shown
     assert "1 well" in shown
-    assert "no word yet" in shown
+    assert "not used yet" in shown

@@ -109,6 +109,7 @@ def test_keys_that_expire_soon_are_listed(panel: Client, key: ApiKey) -> None:
     assert "No key matches" in text_of(panel.get("/api-keys?state=expiring"))
     ApiKey.objects.update(expires_at=timezone.now() + timedelta(days=3))
     assert "production" in text_of(panel.get("/api-keys?state=expiring"))
+    assert "chip-warn" in panel.get("/api-keys").content.decode()
 
 
 def test_a_new_key_may_have_scopes(panel: Client, key: ApiKey) -> None:

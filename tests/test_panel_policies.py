@@ -9,7 +9,7 @@ from admin_panel.policies import policy_form, summary
 from admin_panel.policy_words import TITLES
 from core.policies import read
 from routing.models import Route, ServiceConfig
-from routing.policies import ROUTE_POLICIES, SERVICE_POLICIES, Retries
+from routing.policies import ROUTE_POLICIES, SERVICE_POLICIES, Conditions, Retries
 from routing.services import create_route, update_service
 from tests.panel_client import BOB, errors_at, make_service, text_of
 
@@ -201,3 +201,5 @@ def test_a_summary_says_what_differs() -> None:
     assert summary(Retries, None) == ""
     assert summary(Retries, {}) == "on"
     assert summary(Retries, {"baseMs": 5, "budgetPercent": 10}) == "base 5 ms, budget 10 %"
+    assert summary(Retries, {"baseMs": 25, "budgetPercent": 10}) == "budget 10 %"
+    assert summary(Conditions, {"headers": [{"name": "x-beta", "present": True}]}) == "headers x-beta"

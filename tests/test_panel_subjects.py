@@ -20,6 +20,7 @@ from access.models import (
 )
 from access.services import create_application
 from admin_panel.views.subjects import SUBJECTS
+from keys.services import create_key
 from tests.panel_client import BOB, errors_at, text_of
 
 WEBHOOK = {"name": "on call", "medium": "webhook", "url": "https://alerts.example.com/x", "min_interval_s": "60"}
@@ -124,13 +125,16 @@ def test_a_limit_is_made_and_shows_who_uses_it(panel: Client) -> None:
     assert row.rule | expected == row.rule
     assert "10 in each 60 s, token bucket billing key endpoint" in text_of(panel.get("/limits"))
     now = timezone.now()
+    key = create_key(name="production", application=create_application(name="mobile", **BOB), **BOB).row
     LimitUse.objects.create(
         limit_id=row.pk, subject="key:key_a", node="host", used=7, admitted=7, refused=3, seen_at=now
     )
-    LimitViolation.objects.create(minute=now, limit_id=row.pk, limit_name="checkout", subject="key:key_b", refused=99)
+    LimitViolation.objects.create(
+        minute=now, limit_id=row.pk, limit_name="checkout", subject=f"key:{key.pk}", refused=99
+    )
     shown = text_of(panel.get(f"/limits/{row.pk}"))
-    assert "key:key_a 7 3 7 3" in shown
-    assert "key:key_b 99" in shown
+    assert "key key_a 7 3 7 3" in shown
+    assert "key production of mobile 99" in shown
     edited = panel.post(
         f"/limits/{row.pk}/edit", LIMIT | {"outage": "share", "mode": "strict", "revision": row.revision}
     )
@@ -170,7 +174,9 @@ def test_an_issuer_is_made_with_its_rules(panel: Client) -> None:
     assert row.application is not None
     assert row.rules["rolesClaim"] == "realm_access.roles"
     assert row.rules["roleMap"] == {"realm-admin": "admin"}
-    assert "https://login.example.com mobile RS256 ES256" in text_of(panel.get("/token-issuers"))
+    shown = text_of(panel.get("/token-issuers"))
+    assert "https://login.example.com mobile RS256 ES256" in shown
+    assert "None" not in shown  # of all that may be said, only what is
     assert panel.get(f"/token-issuers/{row.pk}/edit").status_code == 200
     wrong = panel.post("/token-issuers/new", fields | {"name": "b", "issuer": "b", "application": "nobody"})
     assert "There is no application named nobody" in text_of(wrong)

@@ -8,6 +8,7 @@ from django import template
 from django.conf import settings
 from django.forms import BoundField, CheckboxInput, CheckboxSelectMultiple, RadioSelect, Widget
 from django.template.context import RequestContext
+from django.template.defaultfilters import filesizeformat
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html
@@ -17,7 +18,7 @@ from admin_panel.fields import ChipInput, RowsWidget
 from admin_panel.traffic import series
 from admin_panel.wording import count_of, kind_name, label
 from core.models import ConfigChange, ConfigRow
-from keys.models import ApiKey
+from keys.models import EXPIRES_SOON, ApiKey
 from queues.models import QueuedTask
 from routing.models import Rollout
 
@@ -138,6 +139,13 @@ def key_status(key: ApiKey) -> str:
     return "expired" if is_expired and key.status in ("active", "deprecated") else str(key.status)
 
 
+@register.filter
+def ends_soon(key: ApiKey) -> bool:
+    """It works, nobody has seen to a successor, and it ends within a month."""
+    now = timezone.now()
+    return key.status == "active" and key.expires_at is not None and now < key.expires_at <= now + EXPIRES_SOON
+
+
 @register.inclusion_tag("admin_panel/includes/field.html")
 def field(bound: BoundField) -> dict[str, Any]:
     """A field with its label, its hint and its errors, each tied to it for screen readers."""
@@ -200,6 +208,18 @@ def minus(number: int, other: int) -> int:
 def key_prefix() -> str:
     """What every key of this gateway begins with."""
     return str(settings.API_KEY_PREFIX)
+
+
+@register.simple_tag
+def request_timeout() -> str:
+    """How long the gateway waits for an answer's first byte where nothing else is said."""
+    return seconds(settings.REQUEST_TIMEOUT)
+
+
+@register.simple_tag
+def largest_body() -> str:
+    """The largest body of a request where nothing else is said."""
+    return filesizeformat(settings.MAX_REQUEST_BODY_SIZE)
 
 
 @register.filter

@@ -26,7 +26,7 @@ from core.models import ConfigChange
 from core.permissions import may
 from keys import services as use_cases
 from keys.making import IssuedKey
-from keys.models import ApiKey
+from keys.models import EXPIRES_SOON, ApiKey
 from keys.rotation import rotate_key
 
 _FORM, _EDIT = "admin_panel/keys/form.html", "admin_panel/keys/edit.html"
@@ -40,7 +40,6 @@ _FILTERS = (
     ("suspended", "Suspended"),
     ("ended", "Ended"),
 )
-_SOON = timedelta(days=30)
 _MOST_CALLERS = 50
 _TRANSITIONS = ((0, "now"), (1, "in a day"), (7, "in 7 days"), (30, "in 30 days"), (90, "in 90 days"))
 
@@ -52,7 +51,7 @@ def keys(request: PanelRequest) -> HttpResponse:
     live = Q(status__in=("active", "deprecated"))
     states = {
         "live": live & ~expired,
-        "expiring": live & ~expired & Q(expires_at__lte=now + _SOON),
+        "expiring": live & ~expired & Q(expires_at__lte=now + EXPIRES_SOON),
         "deprecated": Q(status="deprecated") & ~expired,
         "suspended": Q(status="suspended"),
         "ended": Q(status="revoked") | (live & expired),

@@ -17,6 +17,7 @@ from access.limiting import services as limits
 from access.limiting.use import use_of
 from access.models import AlertChannel, EndUser, EndUserRole, LimitViolation, PolicyBundle, RateLimit, TokenIssuer
 from access.policies import TokenRules
+from admin_panel.limited import in_words
 from admin_panel.pages import PanelRequest, fragment, not_found
 from admin_panel.policies import summary
 from admin_panel.policy_words import TITLES
@@ -66,8 +67,10 @@ def _where(row: AlertChannel) -> str:
 
 
 def _limit_context(row: RateLimit) -> Mapping[str, Any]:
-    violations = LimitViolation.objects.filter(limit_id=row.pk).order_by("-minute")
-    return {"use": use_of(row, timezone.now()), "violations": violations[:_SHOWN]}
+    use = use_of(row, timezone.now())
+    violations = list(LimitViolation.objects.filter(limit_id=row.pk).order_by("-minute")[:_SHOWN])
+    whose = in_words({each.subject for each in use.subjects} | {each.subject for each in violations})
+    return {"use": use, "violations": violations, "whose": whose}
 
 
 def _limit_says(row: RateLimit) -> str:
@@ -181,10 +184,11 @@ SUBJECTS = (
         columns=(
             Column("Name", lambda row: row.name),
             Column("Role", lambda row: [row.role], "chips"),
-            Column("Last login", lambda row: f"{row.last_login_at:%Y-%m-%d %H:%M}" if row.last_login_at else ""),
+            Column("Last login", lambda row: row.last_login_at, "moment"),
         ),
         search=("username", "name", "role"),
         order="username",
+        title_label="User name",
         warning=lambda row: f"Their sessions end, and their tokens hold no longer. {row.username} cannot log in again.",
         more="admin_panel/subjects/end_user.html",
         more_context=_user_context,
@@ -229,7 +233,7 @@ SUBJECTS = (
         columns=(
             Column("By", lambda row: row.get_medium_display()),
             Column("To", _where, "mono"),
-            Column("Not more often than every", lambda row: f"{row.min_interval_s} s"),
+            Column("Not more often than every", lambda row: row.min_interval_s, "span"),
         ),
         more="admin_panel/subjects/alert_channel.html",
         more_context=_channel_context,
