@@ -443,7 +443,7 @@ def test_a_rollout_is_started_paused_and_aborted(open_panel: OpenPanel) -> None:
     page.get_by_label("To version").select_option("v2")
     page.get_by_label("Steps").fill("5, 50, 100")
     save(page, "Start rollout")
-    heading(page, "Rollout to v2")
+    heading(page, "Rollout of billing to v2")
     expect(page.get_by_text("Running", exact=True)).to_be_visible()
     save(page, "Pause")
     page.get_by_role("dialog").get_by_role("button", name="Pause").click()

@@ -5,9 +5,11 @@ import os
 import pytest
 from playwright.sync_api import Page
 
+from access.services import create_application
+from routing.services import create_service, create_version
 from tests.browser.conftest import OpenPanel
 from tests.browser.watch import Watch, accessibility_problems, overflow, set_theme
-from tests.panel_client import make_everything, pages_of
+from tests.panel_client import BOB, make_everything, pages_of
 
 
 @pytest.mark.parametrize("width", [1440, 390])
@@ -16,6 +18,7 @@ def test_every_screen_is_accessible_and_fits_the_width(
 ) -> None:
     """Everything that axe knows in one theme, colours in the other too; a telephone has the colours of the desk."""
     pages = pages_of(make_everything())
+    make_long_names()
     page = open_panel("/", width=width)
     problems = {}
     for name, path in pages.items():
@@ -33,6 +36,14 @@ def test_every_screen_is_accessible_and_fits_the_width(
             problems[f"{name}, dark"] = found
     assert problems == {}
     watch.expect_refusals(1)  # "nothing there"
+
+
+def make_long_names() -> None:
+    """Rows of lists with texts that a telephone has no room for."""
+    words = "-".join(["customer", "notification", "preferences", "and", "consent", "registry"])
+    service = create_service(name=words, description=f"All about {words}, day and night", **BOB)
+    create_version(service=service, version="2026-10-15-canary", url=f"http://{words}.example.com", **BOB)
+    create_application(name=f"Partner portal of {words}", allowed_services=[words], **BOB)
 
 
 def keep_picture(page: Page, name: str, width: int) -> None:

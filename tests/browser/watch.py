@@ -67,6 +67,9 @@ def set_theme(page: Page, theme: str) -> None:
 
 
 def overflow(page: Page) -> int:
-    """By how many pixels the page is wider than the screen."""
-    width: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    """By how many pixels the page is wider than the screen, or a table than the card that cuts it off."""
+    width: int = page.evaluate(
+        "Math.max(...[document.documentElement, ...document.querySelectorAll('.table-card')]"
+        ".map((each) => each.scrollWidth - each.clientWidth))"
+    )
     return width
