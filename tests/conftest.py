@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.dataplane import DataPlane, data_planes
 from tests.gateway_process import Databases, GatewayFactory, GatewayProcess
 
 _PLANE = pytest.StashKey[DataPlane]()  # the one that all tests share
+# No generated test fails because the machine is busy with others.
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
