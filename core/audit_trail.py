@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
-from django.db.models import Q, QuerySet
+from django.db.models import Q, QuerySet, Value
+from django.db.models.functions import Concat
 
 from core.faults import ClientFault
 from core.models import DEFAULT_TENANT, AuditEvent, ConfigChange
@@ -20,6 +21,7 @@ from core.models import DEFAULT_TENANT, AuditEvent, ConfigChange
 _CHANGE = "chg_"
 _NOUNS = {"api_key": "key"}  # as requirement 000 calls them; every other kind is its own noun
 _KINDS = {noun: kind for kind, noun in _NOUNS.items()}
+_ACTION = Concat("kind", Value("."), "operation")  # holds a key's noun too
 _CHUNK = 500
 
 
@@ -164,7 +166,8 @@ def _changes(search: Search, after: Position | None) -> QuerySet[ConfigChange]:
         rows = rows.filter(kind=_KINDS.get(search.object_kind, search.object_kind))
     if search.object_id:
         rows = rows.filter(object_id=search.object_id)
-    return _common(rows, search, "revision__", "revision__created_at", ("object_name", "object_id", "revision__reason"))
+    texts = ("action", "object_name", "object_id", "revision__reason")
+    return _common(rows.annotate(action=_ACTION), search, "revision__", "revision__created_at", texts)
 
 
 def _common(rows: QuerySet[Any], search: Search, prefix: str, at: str, texts: tuple[str, ...]) -> QuerySet[Any]:

@@ -63,6 +63,7 @@ def test_changes_and_events_stand_in_one_list_newest_first(api: APIClient) -> No
         ("objectKind=service", {"service.create", "service.update"}),
         ("search=WHY", {"service.update"}),
         ("search=192.0.2", {"session.login"}),
+        ("search=Service.Upd", {"service.update"}),
         ("since=253402300799999", set()),
         ("until=0", set()),
     ],
