@@ -98,7 +98,7 @@ def _check_rules(issuer: TokenIssuer, rules: TokenRules, errors: FieldErrors) ->
 
 def _check_url(url: str) -> None:
     if not url.isascii() or not url.isprintable():
-        raise ValueError("this is an http or https URL")
+        raise ValueError("write an http or https URL")
     check_url(url)
 
 

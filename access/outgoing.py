@@ -24,7 +24,7 @@ def check_url(url: str) -> None:
     """Whether an admin may have the gateway call this URL, wherever its name leads. Raises ValueError."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("this is an http or https URL")
+        raise ValueError("write an http or https URL")
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("the URL holds neither a user nor a password nor a fragment")
     _ = parts.port  # ValueError for what is no port

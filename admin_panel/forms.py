@@ -12,6 +12,7 @@ from django.conf import settings
 from access.models import Application
 from admin_panel.fields import ChipInput, DocumentField, ListField, MethodsField, MomentField, NumberField, TextField
 from admin_panel.policy_words import EXAMPLES
+from admin_panel.wording import refusal_in_words
 from core.faults import GatewayFault
 from queues.models import QueueRoute
 from routing.models import ServiceConfig
@@ -64,7 +65,7 @@ class RowForm(forms.Form):
         errors: Mapping[str, list[str]] = fault.members.get("errors", {})
         for name, sentences in errors.items():
             for sentence in sentences:
-                self.add_error(name if name in self.fields else None, sentence)
+                self.add_error(name if name in self.fields else None, refusal_in_words(sentence))
         if not errors:
             self.add_error(None, fault.detail)
 

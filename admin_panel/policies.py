@@ -47,6 +47,7 @@ from admin_panel.policy_words import (
     WITHOUT,
     WORDS,
 )
+from admin_panel.wording import refusal_in_words
 from core.faults import GatewayFault
 from core.policies import Policy
 from routing.models import Route
@@ -54,6 +55,7 @@ from routing.policies import FieldCondition, UpstreamCredential
 
 _UNITS = {"_ms": "ms", "_s": "seconds", "_bytes": "bytes", "_percent": "%"}
 _LONG_TEXT = 2001  # characters from which on a text gets several lines
+_QUOTED = re.compile(r"'([^']+)'")
 _INDEX = re.compile(r"\[(\d+)\]\.?(.*)")
 _NAMES = ("name", "key", "header", "claim", "path")  # members that name an entry of a list
 _OF_ITS_SERVICE = ("cors", "retries", "caching", "compression", "websockets")  # where a route says nothing
@@ -128,12 +130,33 @@ class PolicyForm(RowForm):
             form_name = next(
                 (each.form_name for part in self.parts for each in part.members if ".".join(each.path) == member), None
             )
-            if form_name is None and not self.parts and name.startswith(self.policy):
-                form_name = "document"
-            for sentence in sentences:
-                self.add_error(form_name, entry + sentence if form_name else f"{member or name}: {sentence}")
+            if form_name is None:
+                form_name = self._field_of(name)
+            for sentence in map(refusal_in_words, sentences):
+                place = form_name or self._field_with(sentence)
+                self.add_error(
+                    place, entry + sentence if place or member in ("", self.policy) else f"{member}: {sentence}"
+                )
         if not errors:
             self.add_error(None, fault.detail)
+
+    def _field_of(self, name: str) -> str | None:
+        """Of a refusal that names no member of the policy."""
+        if not self.parts and name.startswith(self.policy):
+            return "document"
+        return next((each for each in (name, name.removesuffix("_id")) if each in self.fields), None)
+
+    def _field_with(self, sentence: str) -> str | None:
+        """Where it was typed what a refusal of the whole policy quotes, if that is in one field alone."""
+        quoted = _QUOTED.search(sentence)
+        if quoted is None:
+            return None
+        found = [
+            name
+            for name, typed in self.cleaned_data.items()
+            if typed == quoted[1] or (isinstance(typed, list) and quoted[1] in typed)
+        ]
+        return found[0] if len(found) == 1 else None
 
     def sections(self) -> Iterator[Section]:
         """The parts that have fields, for the template."""

@@ -12,6 +12,24 @@ from django.utils.dateparse import parse_datetime
 _ABBREVIATIONS = {"url": "URL", "id": "ID", "ms": "(ms)", "s": "(s)"}
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")  # as `ConfigRow.recorded` writes it
 
+_REFUSALS = tuple(  # of msgspec and Django
+    (re.compile(pattern), words)
+    for pattern, words in (
+        (r"Expected `(?:int|float)` >= (\S+)\.", r"At least \1."),
+        (r"Expected `(?:int|float)` > (\S+)\.", r"More than \1."),
+        (r"Expected `(?:int|float)` <= (\S+)\.", r"At most \1."),
+        (r"Expected `str` of length >= (\d+)\.", r"At least \1 characters."),
+        (r"Expected `str` of length <= (\d+)\.", r"At most \1 characters."),
+        (r"Expected `(?:array|object)` of length >= (\d+)\.", r"At least \1 of them."),
+        (r"Expected `(?:array|object)` of length <= (\d+)\.", r"At most \1 of them."),
+        (r"Expected `str` matching regex '\^secret://.*", "Write a reference, such as secret://env/UPSTREAM_ORDERS."),
+        (r"Expected `str` matching regex .*", "It is not written as it has to be."),
+        (r"Invalid enum value (.+)\.", r"\1 is not one of those that can be chosen."),
+        (r"Ensure this value is greater than or equal to (\S+)\.", r"At least \1."),
+        (r"Ensure this value is less than or equal to (\S+)\.", r"At most \1."),
+    )
+)
+
 
 def label(model: type[models.Model] | None, name: str) -> str:
     """``default_url`` → ``Default URL``; ``service_id`` → ``Service`` where the model knows it as a reference."""
@@ -28,6 +46,14 @@ def member_words(name: str) -> str:
     """``maxWaitMs`` → ``max wait (ms)``: a member of a document."""
     first, *others = re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: " " + found[1].lower(), name).split(" ")
     return " ".join([first, *(_ABBREVIATIONS.get(word, word) for word in others)])
+
+
+def refusal_in_words(refusal: str) -> str:
+    """A sentence of the libraries that read documents and numbers, as one says it to somebody who filled in a form."""
+    for pattern, words in _REFUSALS:
+        if found := pattern.fullmatch(refusal):
+            return found.expand(words)
+    return refusal
 
 
 def readable(value: Any) -> str:

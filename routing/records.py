@@ -69,7 +69,7 @@ class TargetRecord:
         """The target of an http(s) URL, and the URL's own path without a closing slash."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https"):
-            raise ValueError(f"the URL must begin with http:// or https://, not {parts.scheme or 'nothing'}://")
+            raise ValueError("the URL must begin with http:// or https://")
         if parts.username is not None or parts.password is not None:
             raise ValueError("the URL holds credentials; give them to the gateway as a secret reference instead")
         if parts.query or parts.fragment:

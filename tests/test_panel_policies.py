@@ -79,8 +79,17 @@ def test_what_a_policy_refuses_stands_at_its_field(panel: Client) -> None:
     typed = {"revision": service.revision, "active__on": "on", "active__interval_s": "0.1", "active__method": "GET"}
     answer = panel.post(f"/services/{service.pk}/policies/health_checks", typed)
     assert answer.status_code == 422
-    assert "Expected `float` >= 0.5" in errors_at(answer, "active__interval_s")
+    assert errors_at(answer, "active__interval_s") == "At least 0.5."
     assert ServiceConfig.objects.get().health_checks is None
+
+
+def test_what_a_policy_refuses_as_a_whole_stands_where_it_was_typed(panel: Client) -> None:
+    service = make_service("orders", v1=100)
+    typed = {"revision": service.revision, "allow": "10.0.0.0/8, 300.1.1.1", "deny": "10.0.0.1"}
+    answer = panel.post(f"/services/{service.pk}/policies/ip_access", typed)
+    assert answer.status_code == 422
+    assert "'300.1.1.1' is no address" in errors_at(answer, "allow")
+    assert "10.0.0.0/8, 300.1.1.1" in answer.content.decode()
 
 
 def test_an_entry_that_is_refused_is_named_and_kept_as_it_was_typed(panel: Client) -> None:

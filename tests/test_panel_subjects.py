@@ -153,6 +153,13 @@ def test_what_is_wrong_of_a_limit_stands_at_its_field(panel: Client) -> None:
     assert "limit" in text_of(answer)
 
 
+def test_the_plain_fields_of_an_issuer_are_refused_where_they_stand(panel: Client) -> None:
+    answer = panel.post("/token-issuers/new", {"algorithms": ["RS256"], "leeway_s": "30"})
+    assert answer.status_code == 422
+    assert "blank" in errors_at(answer, "name")
+    assert "blank" in errors_at(answer, "issuer")
+
+
 def test_an_issuer_is_made_with_its_rules(panel: Client) -> None:
     create_application(name="mobile", **BOB)
     fields = {
