@@ -20,6 +20,11 @@ class KeyQuerySet(models.QuerySet["ApiKey"]):
         now = timezone.now()
         return self.filter(status="active", expires_at__gt=now, expires_at__lte=now + within).order_by("expires_at")
 
+    def live(self) -> "KeyQuerySet":
+        """Keys that work, the rotated ones among them."""
+        is_past = Q(expires_at__lte=timezone.now())
+        return self.filter(status__in=("active", "deprecated")).exclude(is_past)
+
     def in_transition(self) -> "KeyQuerySet":
         """Keys that were rotated and still work: the soonest to end first."""
         return self.filter(status="deprecated", expires_at__gt=timezone.now()).order_by("expires_at")

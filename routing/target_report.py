@@ -158,6 +158,13 @@ def health_of(services: Iterable[str]) -> dict[str, Health]:
     return {pk: _health(list(found.values())) for pk, found in targets.items()}
 
 
+def troubled_services() -> int:
+    """How many services have a target that any host found unhealthy, or to which its circuit is not closed."""
+    is_well = Q(is_healthy=True, is_ejected=False, circuit=TargetStatus.Circuit.CLOSED)
+    rows = TargetStatus.objects.filter(IS_CURRENT, service__in=ServiceConfig.objects.all()).exclude(is_well)
+    return rows.order_by().values("service").distinct().count()
+
+
 def _health(targets: list[list[TargetStatus]]) -> Health:
     return Health(
         len(targets),

@@ -1,6 +1,7 @@
 """What holds of every page of the panel."""
 
 import re
+from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
 
@@ -8,11 +9,13 @@ import pytest
 from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from access.models import Application
 from access.services import create_application
 from admin_panel.middleware import POLICY
 from core.models import GatewayNode
+from keys.models import ApiKey
 from routing.services import create_route
 from tests.panel_client import BOB, HTMX, make_everything, make_service, pages_of, text_of
 
@@ -106,6 +109,17 @@ def test_with_everything_in_place_home_shows_counts_changes_nodes_and_a_command(
     assert "host/0" in text
     assert "route odd is skipped: No such host." in text
     assert "/api/v1/invoices/x" in text
+
+
+def test_home_points_at_what_wants_attention(panel: Client) -> None:
+    everything = make_everything()
+    shown = text_of(panel.get("/"))
+    assert "1 service with targets that fail" in shown
+    assert "within a month" not in shown
+    ApiKey.objects.filter(pk=everything["key"].pk).update(expires_at=timezone.now() + timedelta(days=3))
+    page = panel.get("/")
+    assert "1 key that ends within a month" in text_of(page)
+    assert 'href="/api-keys?state=expiring"' in page.content.decode()
 
 
 def test_header_and_home_say_that_limits_are_not_counted_together(panel: Client, pages: dict[str, str]) -> None:

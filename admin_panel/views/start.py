@@ -10,12 +10,14 @@ from access.models import Application
 from admin_panel.pages import PanelRequest, may_open, page
 from admin_panel.samples import curl, first_call
 from admin_panel.status import live_nodes
+from admin_panel.wording import count_of
 from core.models import ConfigRevision
 from core.permissions import may
 from core.tenants import of_tenant
-from keys.models import ApiKey
+from keys.models import EXPIRES_SOON, ApiKey
 from queues.models import QueueRoute
 from routing.models import Route, ServiceConfig, ServiceVersion
+from routing.target_report import troubled_services
 
 LATEST = 8
 _MOST_APPLICATIONS = 20  # asked for a sample call
@@ -42,6 +44,7 @@ def start(request: PanelRequest) -> HttpResponse:
         "steps": steps,
         "is_ready": not may_configure or all(step.state == "done" for step in steps),
         "sample": _sample(request) if may(request, "admin:services:read") else "",
+        "worries": [worry for worry in _worries() if may_open(request, worry[1])],
         "tiles": [tile for tile in _tiles() if may_open(request, tile[2])],
         "sees_history": sees_history,
         "latest": of_tenant(ConfigRevision.objects.prefetch_related("changes"))[:LATEST] if sees_history else [],
@@ -89,11 +92,24 @@ def _sample(request: PanelRequest) -> str:
     return curl(request, call.path, call.method) if call else ""
 
 
+def _worries() -> list[tuple[str, str, str]]:
+    """What wants somebody's attention: in words, the page's path and its query."""
+    ending, troubled = ApiKey.objects.expiring(EXPIRES_SOON).count(), troubled_services()
+    found = []
+    if troubled:
+        text = f"{count_of(troubled, 'service')} with targets that fail"
+        found.append((text, reverse("panel:services"), ""))
+    if ending:
+        text = f"{count_of(ending, 'key')} that {'ends' if ending == 1 else 'end'} within a month"
+        found.append((text, reverse("panel:keys"), "?state=expiring"))
+    return found
+
+
 def _tiles() -> list[tuple[str, int, str]]:
     return [
         ("Services", ServiceConfig.objects.count(), reverse("panel:services")),
         ("Routes", Route.objects.count(), reverse("panel:routes")),
         ("Applications", Application.objects.count(), reverse("panel:applications")),
-        ("Live API keys", ApiKey.objects.filter(status__in=_LIVE).count(), reverse("panel:keys")),
+        ("Live API keys", ApiKey.objects.live().count(), reverse("panel:keys")),
         ("Queue routes", QueueRoute.objects.count(), reverse("panel:queue_routes")),
     ]
