@@ -56,7 +56,9 @@ class EndUserForm(SubjectForm):
         ("role",),
         ("is_active", "must_change_password"),
     )
-    username = TextField(mono=True, placeholder="ada@example.com", help_text="What they log in with.")
+    username = TextField(
+        label="User name", mono=True, placeholder="ada@example.com", help_text="What they log in with."
+    )
     name = TextField(placeholder="Ada Lovelace")
     role = forms.ChoiceField()
     is_active = forms.BooleanField(

@@ -52,7 +52,7 @@ def ago(moment: datetime | None) -> SafeString | str:
     if moment is None:
         return "never"
     seconds = (timezone.now() - moment).total_seconds()
-    words = _span(abs(seconds))
+    words = _span(abs(seconds), whole=seconds > 0)
     if words is None:
         text = moment.strftime("%d %b %Y")
     elif abs(seconds) < 5:
@@ -63,10 +63,11 @@ def ago(moment: datetime | None) -> SafeString | str:
     return format_html('<time datetime="{}" title="{}" class="nowrap">{}</time>', moment.isoformat(), exact, text)
 
 
-def _span(seconds: float) -> str | None:
+def _span(seconds: float, *, whole: bool = True) -> str | None:
+    """``whole``: units that have passed; else the nearest number of them, for what is to come."""
     for below, unit, name in _SPANS:
         if seconds < below:
-            return f"{int(seconds // unit)} {name}"
+            return f"{int(seconds // unit) if whole else round(seconds / unit)} {name}"
     return None
 
 
@@ -111,7 +112,8 @@ def count(number: int, singular: str, plural: str = "") -> str:
 def state(row: ConfigRow) -> dict[str, str]:
     """A dot and a word: what a row is doing."""
     if isinstance(row, ApiKey):
-        return {"tone": _KEY_TONES[key_status(row)], "text": key_status(row).capitalize()}
+        status = key_status(row)
+        return {"tone": _KEY_TONES[status], "text": "Rotated" if status == "deprecated" else status.capitalize()}
     is_active = bool(getattr(row, "is_active", True))
     return {"tone": "good" if is_active else "off", "text": "Active" if is_active else "Inactive"}
 

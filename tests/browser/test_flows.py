@@ -389,7 +389,7 @@ def test_a_policy_is_set_and_stands_in_the_list(open_panel: OpenPanel) -> None:
     row = page.get_by_role("row", name=re.compile("^Load balancing"))
     expect(row).to_contain_text("by weight")
     page.get_by_role("link", name="Load balancing").click()
-    heading(page, "Load balancing")
+    heading(page, "Load balancing of billing")
     page.get_by_label("Strategy").select_option("peak EWMA")
     expect(page.get_by_label("Cookie")).to_be_hidden()
     page.get_by_label("Sticky sessions").check()
