@@ -42,6 +42,7 @@ REPLAY_LIMIT = 64 * 1024
 SLOW_BODY_S = 5.0  # of a client that makes the target wait: for the request's body, or to take the answer
 MAX_GATEWAYS = 8  # one behind the other
 _NEVER = float("inf")
+_FALLBACK = b"x-gateway-fallback: true\r\n"
 
 
 class Forwarder:
@@ -420,7 +421,8 @@ class Forwarding:
         via = self._forwarder.via
         own_lines = via_of(b"HTTP/1.0", via) if connection.is_http10 else via
         if self.exchange.is_fallback:
-            own_lines += b"x-gateway-fallback: true\r\n"
+            lines = _for_nobody_else(lines)
+            own_lines += _FALLBACK
         out = self._out = through_filters(self.exchange, own_lines + self._affinity_line())
         has_body = connection.status not in BODILESS and not connection.is_head
         ends_by_close = has_body and not (connection.is_sized or connection.is_chunked)
@@ -456,7 +458,7 @@ class Forwarding:
         if not connection.has_date:
             pieces.append(forwarder.date)
         if exchange.is_fallback:
-            pieces.append(b"x-gateway-fallback: true\r\n")
+            pieces = [*_for_nobody_else(pieces), _FALLBACK]
         group = self._group
         if group is not None and group.state.sticky is not None:
             pieces.append(self._affinity_line())
@@ -700,6 +702,13 @@ class Forwarding:
             self._waits_at.line.remove(self)
             self._waits_at = None
         self._part_with(outcome, close=close)
+
+
+def _for_nobody_else(lines: list[bytes]) -> list[bytes]:
+    """What a fallback says of caches is about itself: on the way to the client nobody may keep it for what the service
+    would have said (rule 7)."""
+    said = (b"cache-control:", b"cdn-cache-control:", b"expires:")
+    return [*(line for line in lines if not line.lower().startswith(said)), b"cache-control: no-store\r\n"]
 
 
 def _check_for_loop(exchange: Exchange) -> None:

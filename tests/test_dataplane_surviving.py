@@ -5,6 +5,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,6 +246,20 @@ def test_the_fallback_answers_while_all_circuits_are_open(plane: DataPlane) -> N
     )
     answers = [plane.ask("GET", path) for _ in range(4)]
     assert [(answer.status, answer.field("x-gateway-fallback")) for answer in answers] == [(200, "true")] * 4
+
+
+@pytest.mark.parametrize("policies", [{}, {"caching": {}}])
+def test_nobody_on_the_way_may_keep_what_the_fallback_says(plane: DataPlane, policies: dict[str, Any]) -> None:
+    """Rule 7: it is not what the service says."""
+    said = b"Cache-Control: public\r\nExpires: Fri, 01 Jan 2100 00:00:00 GMT\r\nCDN-Cache-Control: max-age=9\r\n"
+    fallback = plane.serve(replying(b"HTTP/1.1 200 OK\r\n" + said + b"Content-Length: 2\r\n\r\nok"))
+    path = serve(plane, nowhere(), policies=policies, fallback_url=fallback.url)
+    for _ in range(2):
+        answer = plane.ask("GET", path)
+        assert (answer.body, answer.field("x-gateway-fallback")) == (b"ok", "true")
+        assert (answer.field("cache-control"), answer.field("expires")) == ("no-store", None)
+        assert answer.field("cdn-cache-control") is None
+    assert len(fallback.requests) == 2
 
 
 def test_a_service_under_maintenance_says_so_to_everybody(plane: DataPlane) -> None:
