@@ -164,6 +164,11 @@ class TokenRules(Policy, frozen=True):
         """The references that workers resolve; that of the introspection is the agent's."""
         return tuple(each for each in (self.secret, self.decryption_key) if each is not None)
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """All references."""
+        return self.worker_secrets + ((self.introspection.client_secret,) if self.introspection is not None else ())
+
     def __post_init__(self) -> None:
         symmetric = [name for name in self.algorithms if name.startswith("HS")]
         for reference in (self.secret, self.decryption_key):

@@ -18,7 +18,7 @@ from access.alerts import in_words, signed_fields
 from access.models import AlertChannel, AlertMessage
 from access.outgoing import client
 from core.managed_secrets import host_references
-from core.secret_references import SecretUnavailable
+from core.secret_references import SecretUnavailable, check_owner
 
 logger = logging.getLogger("portcullis.alerts")
 
@@ -83,6 +83,10 @@ def _call(message: AlertMessage) -> None:
     body = orjson.dumps(message.body)
     fields = {"content-type": "application/json", "webhook-id": message.pk}
     if channel.secret:
+        try:
+            check_owner(channel.secret, str(channel.tenant_id))
+        except ValueError as error:
+            raise NeverSent(f"{channel.secret}: {error}") from error
         try:
             secret = host_references().resolve(channel.secret)
             fields |= signed_fields(message.pk, timezone.now(), body, secret)

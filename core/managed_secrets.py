@@ -5,7 +5,7 @@ from typing import Any
 
 from django.conf import settings
 
-from core.secret_references import SecretReferences
+from core.secret_references import SecretReferences, check_owner
 from core.secret_references.managers import Managers, ManagerSettings, why_not
 from core.secret_references.names import MANAGERS, parts, references_in
 from core.validation import FieldErrors, texts_in
@@ -35,18 +35,26 @@ def host_references() -> SecretReferences:
     return SecretReferences(settings.SECRETS_DIR, settings.OWN_SECRET_FILES, managed=managers())
 
 
-def check_references(before: dict[str, Any] | None, after: dict[str, Any]) -> None:
-    """Of a row that is about to be stored: references to managers that it did not hold before must be ones that this
-    host could resolve. Raises ClientFault ``invalid_field``."""
+def check_references(before: dict[str, Any] | None, after: dict[str, Any], tenant_id: str) -> None:
+    """Of a row of the tenant that is about to be stored: references that it did not hold before must be its own, and
+    ones that this host could resolve. Raises ClientFault ``invalid_field``."""
     known = set(_references(before or {}))
     errors = FieldErrors()
     for name, value in after.items():
         for reference in _references(value):
-            if reference not in known and (reason := why_not(reference, manager_settings())):
+            if reference not in known and (reason := _why_not(reference, tenant_id)):
                 errors.add(name, f"{reference}: {reason}.")
     errors.raise_any()
 
 
+def _why_not(reference: str, tenant_id: str) -> str | None:
+    try:
+        check_owner(reference, tenant_id)
+    except ValueError as error:
+        return str(error)
+    return why_not(reference, manager_settings()) if parts(reference)[0] in MANAGERS else None
+
+
 def _references(document: Any) -> list[str]:
     texts = [text for text in texts_in(document) if "secret://" in text]
-    return [each for text in texts for each in references_in(text) if parts(each)[0] in MANAGERS]
+    return [each for text in texts for each in references_in(text)]

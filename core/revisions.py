@@ -87,7 +87,7 @@ class RevisionWriter:
     def _add(self, row: ConfigRow, operation: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
         self.tenants.add(str(row.tenant_id))
         if after is not None:
-            check_references(before, after)
+            check_references(before, after, str(row.tenant_id))
         self.changes.append(
             ConfigChange(
                 revision_id=self.number,

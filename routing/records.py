@@ -21,6 +21,7 @@ from access.policies import Access, Charging, Cors, IpAccess
 from access.tokens.requirements import Requirement, requirement_of
 from core.path_trie import compile_pattern
 from core.policies import PolicyError, read_all, read_named
+from core.secret_references import check_owner
 from routing.aggregation import Aggregate, compile_aggregation
 from routing.conditions import RouteConditions, compile_conditions
 from routing.policies import (
@@ -48,7 +49,7 @@ from routing.policies import (
 from routing.request_fields import parameter_places
 from routing.rewriting import Rewriter, compile_rewrite
 from routing.transforming import Transformer, compile_transformation
-from routing.upstream_credentials import CredentialField, compile_credentials
+from routing.upstream_credentials import CredentialField, compile_credentials, references_of
 
 P = TypeVar("P")
 
@@ -168,7 +169,7 @@ class ServiceRecord:
             default = VersionRecord(name, 0, path + prefix, tuple(weights), tuple(weights.values()))
             versions.setdefault(name, default)
         fallback = TargetRecord.from_url(wire["fallback_url"]) if wire["fallback_url"] else None
-        return cls(
+        record = cls(
             id=wire["id"],
             tenant_id=wire["tenant"],
             name=wire["name"],
@@ -195,6 +196,9 @@ class ServiceRecord:
             salt=crc32(wire["id"].encode()),
             template=f"/api/v1/{wire['name']}/*",
         )
+        for reference in references_of(record):
+            check_owner(reference, record.tenant_id)
+        return record
 
 
 def _takes_a_share(version: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from access.policies import TokenRules
 from core.policies import read
+from core.secret_references import check_owner
 
 # What the connection, the framing, the gateway or the client's own credentials say: a claim must not say it too.
 _RESERVED = frozenset(
@@ -57,6 +58,9 @@ class IssuerRecord:
             public_keys(rules.jwks)
         if not wire["issuer"]:
             raise ValueError("the issuer is empty")
+        if not wire.get("own"):
+            for reference in rules.secrets:
+                check_owner(reference, wire["tenant"])
         return cls(
             id=wire["id"],
             tenant_id=wire["tenant"],

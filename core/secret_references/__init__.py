@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from core.secret_references.names import MANAGERS, SecretUnavailable, check_reference, parts
+from core.secret_references.names import MANAGERS, SecretUnavailable, check_owner, check_reference, parts
 
-__all__ = ["LOOK_S", "MAX_BYTES", "SecretReferences", "SecretUnavailable", "check_reference"]
+__all__ = ["LOOK_S", "MAX_BYTES", "SecretReferences", "SecretUnavailable", "check_owner", "check_reference"]
 
 logger = logging.getLogger("portcullis.secrets")
 

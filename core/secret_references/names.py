@@ -42,6 +42,9 @@ _FORMS: dict[str, tuple[re.Pattern[str], str]] = {
     ),
 }
 MANAGERS = ("aws", "vault", "azure", "google")
+_WITH_PATHS = ("aws", "vault")
+_DEFAULT_TENANT = "default"  # `core.tenants`, which is Django's
+_TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _RETRY_AFTER_S = 5
 _FOR_CLIENTS = "A secret that the gateway needs for this is not available."
 _REFERENCE = re.compile(r"secret://[a-z0-9-]+/[^\s{}]{1,500}")
@@ -58,6 +61,31 @@ def check_reference(reference: str) -> None:
     form, sentence = _FORMS[source]
     if not form.fullmatch(name) or "//" in name or "/../" in f"/{name}/":
         raise ValueError(sentence)
+
+
+def check_owner(reference: str, tenant_id: str) -> None:
+    """Whether a configuration of the tenant may hold the reference, by its name alone: the default tenant any, others
+    those under their own name. Raises ValueError, with a sentence for an admin."""
+    if tenant_id == _DEFAULT_TENANT:
+        return
+    source, name = parts(reference)
+    path = name.partition("#")[0]
+    if not _TENANT.fullmatch(tenant_id):
+        raise ValueError("a tenant whose id is not of lower-case letters, digits and hyphens has no secrets")
+    if source == "env":
+        variable = tenant_id.upper().replace("-", "_")
+        owner, _, rest = path.removeprefix("UPSTREAM_").rpartition("__")  # the last: an id may hold two hyphens
+        if owner != variable or not rest:
+            raise ValueError(
+                f"a variable of the tenant {tenant_id} is called UPSTREAM_{variable}__ and a name without __"
+            )
+    elif source == "file":
+        if not path.startswith(f"tenants/{tenant_id}/"):
+            raise ValueError(f"a file of the tenant {tenant_id} stands below tenants/{tenant_id}/ in SECRETS_DIR")
+    elif source not in _WITH_PATHS:
+        raise ValueError("the names of this manager have no levels, so that only the default tenant may refer to it")
+    elif not f"/{path}".partition("/tenants/")[2].startswith(f"{tenant_id}/"):
+        raise ValueError(f"a name of the tenant {tenant_id} holds tenants/{tenant_id}/")
 
 
 def parts(reference: str) -> tuple[str, str]:
