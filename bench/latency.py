@@ -74,10 +74,13 @@ def _pairs(gateway: Gateway, upstream_port: int, rate: float, rounds: int, secon
     return pairs
 
 
-def generate(port: int, rate: float, seconds: int, seed: int, headers: Sequence[str], path: str = PATH) -> Report:
+def generate(
+    port: int, rate: float, seconds: int, seed: int, headers: Sequence[str], path: str = PATH, source: str = "127.0.0.1"
+) -> Report:
     """What the open loop sees from the load's core. Raises CannotMeasure when an answer is other than 2xx."""
     command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "bench.open_loop", "--path", path]
-    for name, value in (("port", port), ("rate", rate), ("seconds", seconds), ("seed", seed)):
+    values = (("source", source), ("port", port), ("rate", rate), ("seconds", seconds), ("seed", seed))
+    for name, value in values:
         command += [f"--{name}", str(value)]
     for header in headers:
         command += ["--header", header]

@@ -44,12 +44,12 @@ class Report:
 class Generator:
     """Keep-alive connections over which requests are sent when they are due, each on one that is idle."""
 
-    def __init__(self, port: int, request: bytes, connections: int) -> None:
+    def __init__(self, port: int, request: bytes, connections: int, source: str) -> None:
         self._request = request
         self._epoll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         for _ in range(connections):
-            connection = socket.create_connection(("127.0.0.1", port))
+            connection = socket.create_connection(("127.0.0.1", port), source_address=(source, 0))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setblocking(False)
             self._sockets[connection.fileno()] = connection
@@ -147,9 +147,11 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
 
 
-def generate(port: int, request: bytes, *, rate: float, seconds: float, connections: int, seed: int) -> Report:
+def generate(
+    port: int, request: bytes, *, rate: float, seconds: float, connections: int, seed: int, source: str
+) -> Report:
     """Half a second to warm up, then what counts."""
-    generator = Generator(port, request, connections)
+    generator = Generator(port, request, connections, source)
     gc.disable()
     try:
         generator.run(poisson(rate, 0.5, seed + 1))
@@ -184,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", default="/")
+    parser.add_argument("--source", default="127.0.0.1")
     parser.add_argument("--header", action="append", default=[])
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -199,6 +202,7 @@ def main() -> None:
         seconds=options.seconds,
         connections=options.connections,
         seed=options.seed,
+        source=options.source,
     )
     json.dump(asdict(report), sys.stdout)
 

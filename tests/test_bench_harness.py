@@ -94,8 +94,8 @@ def fake_wrk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     return install
 
 
-def generate(port: int, *arguments: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "bench.open_loop", "--port", str(port), "--connections", "4", *arguments]
+def generate(port: int, *arguments: str, by: str = "open_loop") -> dict[str, float]:
+    command = [sys.executable, "-m", f"bench.{by}", "--port", str(port), "--connections", "4", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     made: dict[str, float] = json.loads(done.stdout)
@@ -148,6 +148,11 @@ def test_the_open_loop_counts_answers_other_than_2xx(upstream: Upstream) -> None
     upstream.bad_from = 100
     report = generate(upstream.port, "--rate", "400", "--seconds", "0.5")
     assert report["bad"] == upstream.answered - 99 > 0
+
+
+def test_wrong_keys_that_are_not_refused_are_bad(upstream: Upstream) -> None:
+    report = generate(upstream.port, "--rate", "400", "--seconds", "0.5", by="wrong_keys")
+    assert report["bad"] == report["answered"] / 2 > 0
 
 
 @given(st.integers(1, 10_000), st.integers(0, 100))
