@@ -4,6 +4,7 @@ import gzip
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from email.utils import formatdate
 
 import pytest
@@ -580,6 +581,24 @@ def test_no_cache_control_takes_long_to_read(plane: DataPlane, asks: str) -> Non
     upstream = cached(plane, reply("Cache-Control: public, max-age=60"))
     for _ in range(2):  # a search that goes back and forth would take hours
         assert plane.ask("GET", upstream.path + "/a", f"Cache-Control: {asks}").status == 200
+
+
+def test_slow_clients_of_what_is_being_stored_take_no_memory(start_plane: Callable[..., DataPlane]) -> None:
+    """Beyond what the kernel takes for each of them, a few MB at most."""
+    plane = start_plane()
+    body = bytes(range(256)) * 64_000  # 16 MB
+    upstream = cached(plane, reply("Cache-Control: public, max-age=600", body=body), maxObjectBytes=20_000_000)
+    before = plane.rss_mib()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(plane.connect(receive_buffer=64 * 1024)) for _ in range(12)]
+        for number, client in enumerate(clients):
+            client.send(plane.request("GET", f"{upstream.path}/{number}"))
+        started = [client.begin_answer() for client in clients]
+        time.sleep(1)  # so that what is taken too early shows
+        assert plane.rss_mib() - before < 100  # else what is stored, and 16 MB for each of them
+        assert b"".join(started[0][1]) == body
+    again = plane.ask("GET", f"{upstream.path}/0")
+    assert (again.body == body, status_of(again)[:3]) == (True, "hit")
 
 
 def test_a_pipelined_request_gets_what_is_fresh_when_it_is_its_turn(plane: DataPlane) -> None:

@@ -1,5 +1,6 @@
 """Stale answers: asked about, served all the same, or waited for, through sockets (RFC 9111 section 4.3, RFC 5861)."""
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -454,6 +455,20 @@ def test_a_slow_client_does_not_slow_down_those_that_wait(plane: DataPlane) -> N
             gate.opened.set()
             assert {len(each.result(10).body) for each in waiting} == {len(body)}
         assert slow.answer().body == body
+
+
+@pytest.mark.parametrize("compression", [None, {"minBytes": 1}])
+def test_who_comes_while_a_slow_client_holds_up_an_answer_is_not_held_up(plane: DataPlane, compression: Any) -> None:
+    body = random.randbytes(8_000_000)
+    answer = reply("Cache-Control: public, max-age=60", "Content-Type: text/plain", body=body)
+    policies = {"caching": {"maxObjectBytes": 20_000_000}} | ({"compression": compression} if compression else {})
+    upstream = plane.serve(answering(answer), policies=policies)
+    with plane.connect(receive_buffer=4096) as slow:
+        slow.send(plane.request("GET", upstream.path + "/a", "Accept-Encoding: gzip")).begin_answer()
+        time.sleep(0.5)  # until it takes nothing more
+        other = plane.ask("GET", upstream.path + "/a")
+        assert (other.body == body, status_of(other)) == (True, "fwd=uri-miss; collapsed")
+    assert len(upstream.requests) == 1
 
 
 def test_a_policy_may_let_everybody_go_alone(plane: DataPlane) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from core.context import Exchange
+from core.context import BodySink, Exchange
 from core.faults import GatewayFault
 from routing.answers import BODILESS, AnswerHead, AnswerSink, Filter, through_filters
 from routing.cache.asking import PLAIN, Asked, credentials_of, owner_of, validating, vary_of, without_conditions
@@ -83,6 +83,7 @@ class Fetch:
         "resource",
         "sent_at",
         "since",
+        "source",
     )
 
     def __init__(
@@ -112,6 +113,7 @@ class Fetch:
         self.generation: Any = None  # of the shared tier, from before the request was sent; None: it keeps nothing
         self.sent_at = exchange.started
         self.flight: Any = None
+        self.source: BodySink | None = None  # of an answer that is being gathered: who goes on when its client is ready
         self.is_validating = self.is_background = self.is_gone = False
 
     # --- towards the upstream ---
@@ -138,6 +140,16 @@ class Fetch:
         if answer is not None:
             self.cache.store.drop(answer)
         self.cache.guarded(self.exchange, self.send)
+
+    # --- those who wait for the same ---
+    @property
+    def is_awaited(self) -> bool:
+        return self.flight is not None and bool(self.flight.followers)
+
+    def is_awaited_now(self) -> None:
+        """What its own client holds up goes on."""
+        if self.source is not None:
+            self.source.client_ready()
 
     # --- what came of it ---
     def takes_over(self, head: AnswerHead, onward: AnswerSink, *, is_whole: bool) -> bool:
@@ -342,6 +354,7 @@ class Fetch:
         exchange.passed = self.passed
         exchange.filters = ()
         exchange.rescue = exchange.left = None
+        self.source = None
 
     # --- what is said of it ---
     def count(self, result: bytes) -> None:
@@ -378,8 +391,8 @@ def _is_other(etag: bytes, stored: bytes | None) -> bool:
 class Storing(Filter):
     """Passes the answer on, and gathers it meanwhile.
 
-    While it gathers it does not wait for a slow client: what the client has not taken stands in its buffer, at most
-    ``max_object_bytes``, so that nobody who waits for the same answer is slowed down.
+    While others wait for the same answer it does not wait for a slow client: what that one has not taken stands in its
+    buffer, at most ``max_object_bytes``.
     """
 
     def __init__(self, onward: AnswerSink, fetch: Fetch) -> None:
@@ -420,6 +433,7 @@ class Storing(Filter):
             fetch.given_up(head.status)
         else:
             self._draft = fetch.draft(head)
+            fetch.source = fetch.exchange.sink
         draft = self._draft
         fetch.count(b"miss")
         self.onward.start(_marked(head, fetch.status_line(is_stored=draft is not None and head.is_sized)))
@@ -437,7 +451,7 @@ class Storing(Filter):
             self._fetch.given_up(status)
             return is_ready
         self._pieces.append(data)
-        return True
+        return is_ready or self._fetch.is_awaited
 
     def end(self) -> None:
         if self._is_over:

@@ -64,10 +64,11 @@ class Tier(Protocol):
 class Flight:
     """A request on its way to the upstream, and those that wait for what comes of it."""
 
-    __slots__ = ("followers", "key", "timer")
+    __slots__ = ("fetch", "followers", "key", "timer")
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, fetch: Fetch) -> None:
         self.key = key
+        self.fetch = fetch
         self.followers: dict[Follower, None] = {}
         self.timer: asyncio.TimerHandle | None = None
 
@@ -362,10 +363,11 @@ class Cache:
 
     def _lead(self, fetch: Fetch, key: Key) -> None:
         if key not in self._flights:
-            fetch.flight = self._flights[key] = Flight(key)
+            fetch.flight = self._flights[key] = Flight(key, fetch)
 
     def _follow(self, flight: Flight, request: Follower) -> None:
         flight.followers[request] = None
+        flight.fetch.is_awaited_now()
         request.exchange.left = lambda: flight.followers.pop(request, None)
         if flight.timer is None:
             flight.timer = self._host.loop.call_later(COLLAPSE_WAIT_S, self._wait_no_longer, flight)
