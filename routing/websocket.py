@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from core.context import Exchange
-from core.outflow import NOTHING_KNOWN, unsent_bytes
+from core.outflow import NOTHING_KNOWN, taken_bytes, unsent_bytes
 from routing.websocket_frames import (
     GOING_AWAY,
     INTERNAL_ERROR,
@@ -37,9 +37,9 @@ class Side(asyncio.Protocol):
         "is_over",
         "other",
         "stalled_at",
+        "taken",
         "transport",
         "tunnel",
-        "unsent",
         "walker",
     )
 
@@ -54,7 +54,7 @@ class Side(asyncio.Protocol):
         self.is_over = False  # nothing more of it is passed on
         self.arrived = 0  # bytes
         self.stalled_at = _NEVER  # since when it has taken nothing
-        self.unsent = 0  # at that time
+        self.taken = NOTHING_KNOWN  # at that time
 
     def data_received(self, data: bytes) -> None:
         tunnel = self.tunnel
@@ -150,7 +150,7 @@ class Tunnel:
         self.client.other, self.upstream.other = self.upstream, self.client
         self._idle_s = idle_s
         self._is_ending = False
-        self._unsent = NOTHING_KNOWN  # bytes, when that was last looked at while ending
+        self._taken = NOTHING_KNOWN  # by both ends, when that was last looked at while ending
         self._ended = ended
 
     # --- what the ends do ---
@@ -179,7 +179,7 @@ class Tunnel:
 
     def stalled(self, side: Side) -> None:
         side.stalled_at = self.now()
-        side.unsent = unsent_bytes(side.transport)
+        side.taken = taken_bytes(side.transport)
         self.deadline = min(self.deadline, side.stalled_at + STALL_S)
 
     def lost(self, side: Side) -> None:
@@ -213,19 +213,20 @@ class Tunnel:
             return
         for side in (self.client, self.upstream):
             if side.stalled_at + STALL_S <= now:
-                unsent = unsent_bytes(side.transport)
-                if unsent >= side.unsent:
+                taken = taken_bytes(side.transport)
+                if taken <= side.taken:
                     side.transport.abort()
                     return
-                side.stalled_at, side.unsent = now, unsent  # slow, but it goes on
+                side.stalled_at, side.taken = now, taken  # slow, but it goes on
             due = min(due, side.stalled_at + STALL_S)
         self.deadline = due
 
     def _cut_off(self, now: float) -> None:
         """The time for ending well is over, unless what was written before still leaves, if slowly."""
-        unsent = unsent_bytes(self.client.transport) + unsent_bytes(self.upstream.transport)
-        if 0 < unsent < self._unsent:
-            self._unsent = unsent
+        ends = self.client.transport, self.upstream.transport
+        taken = sum(map(taken_bytes, ends))
+        if taken > self._taken and any(map(unsent_bytes, ends)):
+            self._taken = taken
             self.deadline = now + GOODBYE_S
             return
         self.deadline = _NEVER

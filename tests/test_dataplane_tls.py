@@ -24,7 +24,7 @@ from tests.dataplane import DataPlane, worker_settings
 from tests.gateway_process import GatewayFactory, eventually
 from tests.private_servers import free_port
 from tests.raw_http import Client
-from tests.scripted_upstream import Peer
+from tests.scripted_upstream import Peer, replying
 from tests.test_dataplane_process import Traffic, slowly
 from tests.tls_clients import TlsClient, careless, is_listening, issue, put_pair, trusting
 from tests.websocket_peers import agreeing
@@ -90,6 +90,23 @@ def test_large_bodies_pass_in_both_directions(plane: DataPlane, ca: trustme.CA) 
     with secure(plane, trusting(ca)) as client:
         # One after the other, as the script allows: OpenSSL takes no connection from two threads at once.
         assert client.send(plane.request("POST", f"{upstream.path}/x", body=body)).answer("POST").body == body
+
+
+def test_a_client_that_takes_a_little_at_a_time_gets_all_of_it(plane: DataPlane, ca: trustme.CA) -> None:
+    """What leaves the kernel's buffer is filled up from those of TLS, so that nothing shows there."""
+    size = 12_000_000
+    upstream = plane.serve(
+        replying(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size), idle_timeout_ms=1000
+    )
+    with secure(plane, trusting(ca), receive_buffer=8192, segment_size=1400) as client:
+        _, body = client.send(plane.request("GET", f"{upstream.path}/x")).begin_answer()
+        received, slow_until = 0, time.monotonic() + 9
+        for piece in body:
+            received += len(piece)
+            if time.monotonic() < slow_until:
+                time.sleep(0.05)
+                assert received < size / 2
+        assert received == size
 
 
 def test_a_client_that_pauses_within_its_last_answer_gets_all_of_it(plane: DataPlane, ca: trustme.CA) -> None:

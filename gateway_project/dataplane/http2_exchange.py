@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.context import MAX_TARGET, BodySink, Exchange, RequestHead
 from core.faults import ClientFault, GatewayFault
-from core.outflow import NOTHING_KNOWN, unsent_bytes
+from core.outflow import NOTHING_KNOWN, taken_bytes
 from gateway_project.dataplane import http2_frames as h2
 from gateway_project.dataplane.http2_frames import StreamFault
 from gateway_project.dataplane.socket_exchange import BODY_IDLE_S, DRAIN_LIMIT, REFUSED_METHODS, Discard, too_large
@@ -52,7 +52,7 @@ class Http2Exchange(RequestHead, Exchange):
     _is_taken = False
     _is_paused = False
     _replaced: bytes | None = None
-    _unsent = NOTHING_KNOWN
+    _taken = NOTHING_KNOWN
 
     def __init__(self, connection: Http2Protocol, stream: int) -> None:
         self.connection = connection
@@ -283,13 +283,13 @@ class Http2Exchange(RequestHead, Exchange):
         self.bytes_out += len(data)
         if data and not self.is_answered:
             self.is_blocked = not self.connection.send_data(self, data)
-            self._unsent = NOTHING_KNOWN  # more was written since that was looked at
+            self._taken = NOTHING_KNOWN  # more was written since that was looked at
         return not self.is_blocked
 
     def is_taking(self) -> bool:
-        unsent = self.out_size + unsent_bytes(self.connection.transport)
-        before, self._unsent = self._unsent, unsent
-        return self.is_blocked and unsent < before
+        taken = taken_bytes(self.connection.transport) - self.out_size
+        before, self._taken = self._taken, taken
+        return self.is_blocked and taken > before
 
     def end(self) -> None:
         if not self.is_answered:

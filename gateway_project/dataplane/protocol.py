@@ -16,7 +16,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from core.context import MAX_HEAD, MAX_TARGET, Exchange, RequestHead, Session
 from core.faults import ClientFault, GatewayFault
-from core.outflow import NOTHING_KNOWN, unsent_bytes
+from core.outflow import NOTHING_KNOWN, taken_bytes, unsent_bytes
 from gateway_project.dataplane.listening import Admitted
 from gateway_project.dataplane.socket_exchange import SocketExchange
 
@@ -76,7 +76,7 @@ class ClientProtocol(RequestHead, Admitted):
         self.closes = False  # after the current answer
         self.is_lingering = False
         self.flush_by = 0.0
-        self.unsent = NOTHING_KNOWN
+        self.taken = NOTHING_KNOWN
         self.skips_heads = False  # the next one is our own (`_resume_body`), or nobody's
         self.deadline = self.now() + HEAD_TIMEOUT_S
 
@@ -137,9 +137,8 @@ class ClientProtocol(RequestHead, Admitted):
     def _await_flush(self, now: float) -> None:
         """How long it takes is the client's matter, as long as it takes something. The kernel's buffer counts too: what
         TLS has handed down and waits for it shows nowhere else."""
-        is_taking = self.is_taking()
-        if self.unsent:
-            if is_taking:
+        if unsent_bytes(self.transport):
+            if self.is_taking():
                 self.flush_by = now + FLUSH_S
             if now < self.flush_by:
                 self.deadline = now + LINGER_S
@@ -148,9 +147,9 @@ class ClientProtocol(RequestHead, Admitted):
 
     def is_taking(self) -> bool:
         """Whether the client has taken some of what was written since this was last asked."""
-        unsent = unsent_bytes(self.transport)
-        before, self.unsent = self.unsent, unsent
-        return unsent < before
+        taken = taken_bytes(self.transport)
+        before, self.taken = self.taken, taken
+        return taken > before
 
     # --- bytes in ---
     def data_received(self, data: bytes | memoryview) -> None:
@@ -362,7 +361,7 @@ class ClientProtocol(RequestHead, Admitted):
 
     def pause_writing(self) -> None:
         self.is_write_paused = True
-        self.unsent = NOTHING_KNOWN  # more was written since that was looked at
+        self.taken = NOTHING_KNOWN  # more was written since that was looked at
 
     def resume_writing(self) -> None:
         self.is_write_paused = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from core.outflow import NOTHING_KNOWN, unsent_bytes
+from core.outflow import NOTHING_KNOWN, taken_bytes
 
 if TYPE_CHECKING:
     from routing.upstream.pool import Pool
@@ -104,7 +104,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set in connection_made
         self.handler: ResponseHandler | None = None
         self.idle_since = 0.0
-        self.unsent = NOTHING_KNOWN
+        self.taken = NOTHING_KNOWN
         self.is_reused = False
         self.is_busy = False  # it takes less than was written
         self.is_closed = False
@@ -134,13 +134,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def is_taking(self) -> bool:
         """Of a target that holds up a request's body: has it taken some of it since this was last asked?"""
-        unsent = unsent_bytes(self.transport)
-        before, self.unsent = self.unsent, unsent
-        return unsent < before
+        taken = taken_bytes(self.transport)
+        before, self.taken = self.taken, taken
+        return taken > before
 
     def pause_writing(self) -> None:
         self.is_busy = True
-        self.unsent = NOTHING_KNOWN  # more was written since that was looked at
+        self.taken = NOTHING_KNOWN  # more was written since that was looked at
         if self.handler is not None:
             self.handler.upstream_busy()
 
