@@ -1,5 +1,6 @@
-"""Headers of every page, and what an admin sees while the database is away."""
+"""Headers of every page, and what an admin sees when one cannot be made, such as while the database is away."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,9 @@ from django.template.loader import render_to_string
 
 from access.administration.factors import must_add_factor
 from admin_panel.sign_in.urls import NAMES, WITHOUT_FACTOR
-from core.api_problems import is_database_away
-from core.faults import GatewayFault, InternalFault
+from core import api_problems
+from core.api_problems import as_fault, is_database_away
+from core.faults import GatewayFault, InternalFault, PolicyDenied
 from core.ingress import is_through_gateway
 
 POLICY = (
@@ -57,6 +59,16 @@ class PanelMiddleware:
         else:
             return None
         return told(request, fault)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Django's handler500: a page where a page was asked for, a problem document of the API elsewhere."""
+    return told(request, as_fault(sys.exc_info()[1])) if _is_panel(request) else api_problems.server_error(request)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    fault = PolicyDenied("blocked", "This page is too old to act on, or cookies are blocked: load it again.")
+    return told(request, fault) if _is_panel(request) else api_problems.csrf_failure(request, reason)
 
 
 def told(request: HttpRequest, fault: GatewayFault) -> HttpResponse:

@@ -41,7 +41,7 @@ from routing.rollout_api import CallerViewSet, RolloutViewSet, TrafficView
 handler400 = "core.api_problems.bad_request"
 handler403 = "core.api_problems.permission_denied"
 handler404 = "core.api_problems.page_not_found"
-handler500 = "core.api_problems.server_error"
+handler500 = "admin_panel.middleware.server_error"
 
 
 class WordConverter(StringConverter):

@@ -194,6 +194,43 @@ def test_while_the_database_is_away_the_header_says_so(database_away: Client) ->
     assert "database away" in text_of(answer)
 
 
+@pytest.fixture
+def failing(panel: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """The list of services fails as nobody expects it to."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("secret-detail")
+
+    monkeypatch.setattr("admin_panel.views.services.health_of", fail)
+    panel.raise_request_exception = False
+    return panel
+
+
+def test_a_page_that_fails_is_a_page_all_the_same(failing: Client) -> None:
+    answer = failing.get("/services?q=x")
+    assert answer.status_code == 500
+    assert answer["Content-Security-Policy"] == POLICY
+    assert "its log says why" in text_of(answer)
+    assert b'href="/services?q=x"' in answer.content
+    assert b"secret-detail" not in answer.content
+
+
+def test_a_part_of_a_page_that_fails_leaves_the_page_as_it_is(failing: Client) -> None:
+    answer = failing.get("/services", headers=HTMX)
+    assert answer.status_code == 500
+    assert answer["HX-Retarget"] == "#notice"
+
+
+def test_a_form_of_a_page_that_is_too_old_says_so(panel: Client) -> None:
+    strict = Client(enforce_csrf_checks=True)
+    strict.cookies = panel.cookies
+    answer = strict.post("/services/new", {"name": "orders"}, headers=HTMX)
+    assert answer.status_code == 403
+    assert answer["HX-Retarget"] == "#notice"
+    assert "load it again. Nothing was saved" in text_of(answer)
+    assert strict.post("/services/new", {"name": "orders"})["Content-Type"].startswith("text/html")
+
+
 def test_the_command_to_try_is_one_that_can_succeed(panel: Client) -> None:
     """A service with explicit routes has no implicit one (rule 2)."""
     orders = make_service("orders", v1=100)
