@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 from django.conf import settings
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.watch import Watch
 
@@ -21,6 +21,8 @@ from tests.browser.watch import Watch
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_LIMIT_S = 60
+WAIT_MS = 20_000  # on a machine that is busy with others
+expect.set_options(timeout=WAIT_MS)
 
 
 class OpenPanel(Protocol):
@@ -116,7 +118,7 @@ def open_panel(panel_url: str, browser: Browser, watch: Watch, transactional_db:
         if signed_in:
             context.add_cookies([{"name": "portcullis_session", "value": session, "url": panel_url}])
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(WAIT_MS)
         watch.over(page)
         page.goto(panel_url + path)
         return page
