@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from gateway_project.dataplane import http2
 from gateway_project.dataplane import http2_frames as frames
 from gateway_project.dataplane.http2 import Http2Protocol
+from gateway_project.dataplane.protocol import FLUSH_S
 from tests.dataplane import DataPlane
 from tests.gateway_process import eventually
 from tests.http2_client import Fields, Http2Client, RawHttp2
@@ -820,6 +821,42 @@ def test_a_connection_without_a_request_is_given_up(plane: DataPlane, ca: trustm
             assert idle.goaway_code() == frames.NO_ERROR
             assert slow.goaway_code() == frames.NO_ERROR
     assert time.monotonic() - began > 8
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_client_is_given_up_when_it_takes_nothing_and_not_because_it_is_slow(takes: bool) -> None:
+    gateway = RecordingGateway(holds_answers=True)
+    protocol, transport = connected(gateway)
+    request = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, Encoder().encode(health()))
+    protocol.data_received(frames.PREFACE + frames.settings({}) + request)
+    transport.unsent = 100_000
+    protocol.pause_writing()
+    protocol.streams[1].answer(200, b"content-length: 20000\r\n", b"x" * 20_000)
+    for _ in range(40):
+        gateway.time_s += FLUSH_S / 10
+        transport.unsent -= 1000 if takes else 0
+        if transport.is_open and protocol.deadline <= gateway.time_s:
+            protocol.sweep(gateway.time_s)
+    assert transport.is_open == takes
+    if takes:
+        protocol.resume_writing()
+        assert transport.written.endswith(frames.frame(frames.DATA, frames.END_STREAM, 1, b"x" * (20_000 - 16_384)))
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_client_may_take_the_last_answers_slowly_when_its_connection_ends(takes: bool) -> None:
+    gateway = RecordingGateway()
+    protocol, transport = connected(gateway)
+    protocol.data_received(frames.PREFACE + frames.settings({}) + frames.settings({})[:-1] + b"x")
+    protocol.data_received(frames.frame(frames.DATA, 0, 0, b"no stream"))
+    assert transport.ended == "closed"
+    transport.unsent = 100_000
+    for _ in range(40):
+        gateway.time_s += FLUSH_S / 10
+        transport.unsent -= 1000 if takes else 0
+        if protocol.deadline <= gateway.time_s:
+            protocol.sweep(gateway.time_s)
+    assert transport.ended == ("closed" if takes else "aborted")
 
 
 # --- the end of a worker ---------------------------------------------------------------------------------------------

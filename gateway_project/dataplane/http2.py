@@ -15,6 +15,7 @@ from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from core.context import MAX_HEAD, Session
 from core.faults import ClientFault
+from core.outflow import NOTHING_KNOWN, taken_bytes, unsent_bytes
 from gateway_project.dataplane import http2_frames as h2
 from gateway_project.dataplane.http2_exchange import Http2Exchange
 from gateway_project.dataplane.http2_frames import ConnectionFault, StreamFault
@@ -98,6 +99,7 @@ class Http2Protocol(Admitted):
         self._has_turns = False  # what was received takes several; `_read_on` is due
         self._begun = 0  # streams, in this turn
         self._stalled_by = _NEVER  # for a client that takes nothing
+        self._taken = NOTHING_KNOWN
         self._patience = PATIENCE
         self._patience_at = self.now()
         # streams
@@ -169,9 +171,15 @@ class Http2Protocol(Admitted):
             self.deadline = min(self.deadline, self._idle_by)
 
     def sweep(self, now: float) -> None:
-        if self._is_dead or self.transport.is_closing() or self._stalled_by <= now:
-            self.transport.abort()
-            return
+        is_ending = self._is_dead or self.transport.is_closing()
+        if is_ending or self._stalled_by <= now:
+            if not self._is_taking():
+                self.transport.abort()
+                return
+            self._stalled_by = now + FLUSH_S  # it is slow, but it goes on
+            if is_ending:
+                self.deadline = self._stalled_by
+                return
         if self._block_by <= now or (not self.streams and self._idle_by <= now):
             self._end(h2.NO_ERROR)
             return
@@ -179,6 +187,12 @@ class Http2Protocol(Admitted):
             exchange.expire()
         waiting = min((each.deadline for each in self.streams.values()), default=self._idle_by)
         self.deadline = min(waiting, self._block_by, self._stalled_by)
+
+    def _is_taking(self) -> bool:
+        """Whether the client has taken some of what was written since this was last asked, and more is left."""
+        taken = taken_bytes(self.transport)
+        before, self._taken = self._taken, taken
+        return taken > before and unsent_bytes(self.transport) > 0
 
     def _end(self, code: int) -> None:
         """Say why, and close when the client has taken what is written."""
@@ -609,6 +623,7 @@ class Http2Protocol(Admitted):
 
     def pause_writing(self) -> None:
         self.is_write_paused = True
+        self._taken = taken_bytes(self.transport)
         self._stalled_by = self.now() + FLUSH_S
         self.deadline = min(self.deadline, self._stalled_by)
 

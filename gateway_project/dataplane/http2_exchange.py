@@ -236,7 +236,9 @@ class Http2Exchange(RequestHead, Exchange):
     def expire(self) -> None:
         """A time limit has passed: of the body, or of an answer that the client does not take."""
         self.deadline = _NEVER
-        if self.is_answered:
+        if self.is_answered and self.connection.is_write_paused:
+            self._await(FLUSH_S)  # it is not this stream that is held up, and the connection has its own time
+        elif self.is_answered:
             self.connection.reset(self, h2.CANCEL)
         else:
             self.body_failed(ClientFault("request_timeout", "The body did not arrive in time."))
