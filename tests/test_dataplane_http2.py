@@ -369,6 +369,29 @@ def test_a_client_that_resets_its_stream_cancels_the_request_upstream(plane: Dat
     assert client.ask("GET", "/health").status == 200
 
 
+def test_a_client_that_leaves_while_its_answer_is_gathered_is_not_the_upstreams_failure(
+    plane: DataPlane, client: Http2Client
+) -> None:
+    has_begun = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"a":')
+        has_begun.set()
+        peer.wait_for_end()
+
+    name = plane.serve(script).path.rpartition("/")[2]
+    changes = {"response": {"body": {"set": [{"path": "b", "value": "two"}]}}}
+    plane.feed.put("route", route_wire("rte_left", "/left", service=name, policies={"transformation": changes}))
+    stream = client.request("GET", "/left")
+    assert has_begun.wait(TIMEOUT_S)
+    time.sleep(0.1)  # so that the gateway is within the answer; nothing depends on it
+    client.connection.reset_stream(stream, ErrorCodes.CANCEL)
+    client.flush()
+    line = eventually(lambda: next((each for each in plane.log_lines() if each["path"] == "/left"), None))
+    assert (line["status_code"], line["code"]) == (499, None)
+
+
 def test_a_client_that_leaves_cancels_all_its_requests(plane: DataPlane, ca: trustme.CA) -> None:
     ended: list[bool] = []
 

@@ -257,12 +257,12 @@ class Http2Exchange(RequestHead, Exchange):
         if self.is_answered:
             return
         self.is_answered = True
+        self.status = status
         sink, self.sink = self.sink, None
         if sink is not None:
             sink.client_gone()
         if self.left is not None:
             self.left()
-        self.status = status
         self.fault_code = self.fault_code or fault_code
         self.connection.gateway.account(self)
 
