@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -767,6 +768,15 @@ def test_stored_answers_of_a_user_are_for_what_the_token_says_of_them(gate: Data
     admin, guest = token(claims(role="admin")), token(claims(role="guest"))
     for sent, said in ((admin, "stored"), (guest, "stored"), (admin, "hit"), (guest, "hit")):
         assert said in (ask(gate, upstream.path, sent).field("cache-status") or "")
+
+
+def test_nobody_gets_stored_answers_by_a_name_that_looks_like_what_is_said_of_another(gate: DataPlane) -> None:
+    take_issuer(gate, rules=rules(headers=[{"claim": "role", "header": "X-Role"}]))
+    stored = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\nok"
+    upstream = gate.serve(replying(stored), policies={"caching": {}})
+    described = sha256(b"x-role: admin\r\n").hexdigest()
+    for sent in (token(claims(sub="ann", role="admin")), token(claims(sub=f"ann {described}"))):
+        assert "stored" in (ask(gate, upstream.path, sent).field("cache-status") or "")
 
 
 def test_answers_that_vary_by_a_claim_are_kept_apart(gate: DataPlane) -> None:

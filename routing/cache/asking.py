@@ -134,7 +134,7 @@ def owner_of(exchange: Exchange) -> str | None:
     if user is not None:
         owner += f" {user.user}"
         if user.upstream_lines:
-            owner += f" {sha256(user.upstream_lines).hexdigest()}"
+            owner += f"\n{sha256(user.upstream_lines).hexdigest()}"  # no name has line feeds
     return owner
 
 
