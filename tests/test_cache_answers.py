@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 
@@ -407,18 +408,23 @@ def test_unsafe_methods_void_what_is_stored(plane: DataPlane, method: str, statu
     assert is_hit(plane.ask("GET", upstream.path + "/b"))
 
 
-@pytest.mark.parametrize("where", ["another route", "another service", "a route that stores nothing"])
+@pytest.mark.parametrize(
+    "where", ["another route", "another service", "beside a service that stores", "a route that stores nothing"]
+)
 def test_an_unsafe_request_that_leads_elsewhere_voids_what_is_stored_too(plane: DataPlane, where: str) -> None:
     """RFC 9111 section 4.4 knows URLs alone."""
     script = answering(lambda seen: reply("Cache-Control: public, max-age=60", body=seen.method))
-    is_services = where == "a route that stores nothing"
-    upstream = plane.serve(script, policies={"caching": {}} if is_services else {})
+    stores: dict[str, Any] = {"caching": {}}
+    does_not: dict[str, Any] = {"caching": {"enabled": False}}
+    is_services = where in ("beside a service that stores", "a route that stores nothing")
+    upstream = plane.serve(script, policies=stores if is_services else {})
     reader = writer = upstream.path.rpartition("/")[2]
-    if where == "another service":
+    if where in ("another service", "beside a service that stores"):
         writer = plane.serve(script).path.rpartition("/")[2]
     path, route = f"/shelf/{reader}/*", f"rte_{reader}"
-    plane.feed.put("route", route_wire(route, path, methods=["GET"], service=reader, policies={"caching": {}}))
-    policies = {"caching": {"enabled": False}} if is_services else {}
+    policies = {} if is_services else stores
+    plane.feed.put("route", route_wire(route, path, methods=["GET"], service=reader, policies=policies))
+    policies = does_not if where == "a route that stores nothing" else {}
     plane.feed.put("route", route_wire(f"{route}_w", path, methods=["POST"], service=writer, policies=policies))
     plane.ask("GET", f"/shelf/{reader}/a")
     plane.ask("GET", f"/shelf/{reader}/b")
@@ -427,6 +433,24 @@ def test_an_unsafe_request_that_leads_elsewhere_voids_what_is_stored_too(plane: 
     assert [is_hit(plane.ask("GET", f"/shelf/{reader}/{each}")) for each in "ab"] == [False, True]
     plane.feed.drop("route", route)
     assert plane.ask("POST", f"/shelf/{reader}/a", body=b"{}").status == 200
+
+
+def test_an_unsafe_request_voids_what_a_get_with_its_fields_leads_to(plane: DataPlane) -> None:
+    """Others with the same URL may have led to nothing that is stored."""
+    upstream = plane.serve(answering(lambda seen: reply("Cache-Control: public, max-age=60", body=seen.method)))
+    name = upstream.path.rpartition("/")[2]
+    path, route = f"/sides/{name}/*", f"rte_{name}"
+    policies = {"caching": {}, "conditions": {"headers": [{"name": "X-Side", "equals": "left"}]}}
+    plane.feed.put("route", route_wire(route, path, methods=["GET"], service=name, policies=policies))
+    plane.feed.put("route", route_wire(f"{route}_w", path, methods=["POST"], service=name))
+    for _ in range(3):  # what it leads to is remembered from the second time on
+        assert plane.ask("POST", f"/sides/{name}/a").status == 200
+    left = "X-Side: left"
+    for _ in range(2):
+        plane.ask("GET", f"/sides/{name}/a", left)
+        assert is_hit(plane.ask("GET", f"/sides/{name}/a", left))
+        assert plane.ask("POST", f"/sides/{name}/a", left).status == 200
+        assert not is_hit(plane.ask("GET", f"/sides/{name}/a", left))
 
 
 def test_what_an_unsafe_answer_names_is_void_too(plane: DataPlane) -> None:

@@ -19,6 +19,7 @@ from tests.gateway_process import eventually
 from tests.private_servers import PrivateRedis
 from tests.scripted_upstream import Upstream
 from tests.test_cache_store import answer
+from tests.wires import route_wire
 
 PUBLIC = "Cache-Control: public, max-age=60"
 POLICY = {"caching": {"shared": True}}
@@ -113,6 +114,23 @@ def test_an_unsafe_request_voids_what_is_shared(planes: Planes, private_redis: P
     first.ask("GET", "/api/v1/shared/a")
     wait_for_keys(private_redis, 1)
     assert second.ask("DELETE", "/api/v1/shared/a").status == 204  # it has never asked Redis before
+    wait_for_keys(private_redis, 2)
+    assert second.ask("GET", "/api/v1/shared/a").body == b"new"
+
+
+def test_an_unsafe_request_whose_own_route_shares_nothing_voids_what_is_shared_too(
+    planes: Planes, private_redis: PrivateRedis
+) -> None:
+    first, second = planes
+    shared(planes, reply(PUBLIC, body=b"old"), reply(body=b"posted"), reply(PUBLIC, body=b"new"))
+    path = "/api/v1/shared/*"
+    for plane in planes:
+        plane.feed.put("route", route_wire("rte_r", path, methods=["GET"], service="shared"))
+        own = route_wire("rte_w", path, methods=["POST"], service="shared", policies={"caching": {}})
+        plane.feed.put("route", own)
+    first.ask("GET", "/api/v1/shared/a")
+    wait_for_keys(private_redis, 1)
+    assert first.ask("POST", "/api/v1/shared/a", body=b"{}").body == b"posted"
     wait_for_keys(private_redis, 2)
     assert second.ask("GET", "/api/v1/shared/a").body == b"new"
 

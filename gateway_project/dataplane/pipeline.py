@@ -4,7 +4,7 @@ decides stands on the exchange. A refusal is a `GatewayFault`, whichever step ma
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from hmac import compare_digest
 from typing import TYPE_CHECKING
@@ -62,6 +62,7 @@ class Pipeline:
         limit = LimitPolicy.of("anonymous", "default", settings.rate_limit_requests, settings.rate_limit_window_s)
         self.anonymous = Grant(limit, None)  # on routes that require no key
         self._admission = gateway.admission
+        self._stored: tuple[Mapping[str, ServiceRecord], bool] = {}, False  # whether any of them has a policy for that
 
     def run(self, exchange: Exchange) -> None:
         """Take a request as far as its upstream, its queue or its answer. Raises GatewayFault."""
@@ -424,17 +425,40 @@ class Pipeline:
     def _voiding_step(self, exchange: Exchange, match: Match) -> Step | None:
         """Where what a GET of the same URL leads to is stored, and what this one leads to is not: another route, or
         another service."""
-        snapshot, service = exchange.snapshot, match.service
-        if service is None or not (snapshot.routes.caching or (service.caching is not None and match.caching is None)):
+        if match.service is None or not self._is_anything_stored(exchange.snapshot):
             return None
+        read, is_alone = self._stored_elsewhere(exchange, match)
+        if is_alone:
+            return self._void
+        return self._gateway.cache.voiding_step(read) if read is not None else None
+
+    def _void(self, exchange: Exchange, match: Match) -> bool:
+        """The step where each request is looked at by itself."""
+        read, _ = self._stored_elsewhere(exchange, match)
+        if read is not None:
+            self._gateway.cache.voiding_step(read)(exchange, match)
+        return False
+
+    def _stored_elsewhere(self, exchange: Exchange, match: Match) -> tuple[Match | None, bool]:
+        """What a GET of the same URL leads to, if that is stored and the request's own policy does not see to it; and
+        whether that is said of this request alone, because of its header fields or its query."""
         fields = RequestFields(exchange, match.path, self._key_header)
         try:
-            read = find_match(snapshot, exchange.identity.host, b"GET", match.path, fields)
+            read = find_match(exchange.snapshot, exchange.identity.host, b"GET", match.path, fields)
         except ClientFault:
-            return None
-        if read.caching is None or (match.caching is not None and read.service is service):  # its own policy sees to it
-            return None
-        return self._gateway.cache.voiding_step(read)
+            return None, fields.is_read
+        stored, own = read.caching, match.caching
+        if stored is None or (own is not None and read.service is match.service and own.shared >= stored.shared):
+            return None, fields.is_read
+        return read, fields.is_read
+
+    def _is_anything_stored(self, snapshot: Snapshot) -> bool:
+        """Whether any route or service has a policy for that. Services are looked through once for each change."""
+        services, is_any = self._stored
+        if services is not snapshot.services:
+            is_any = any(each.caching is not None and each.caching.enabled for each in snapshot.services.values())
+            self._stored = snapshot.services, is_any
+        return is_any or snapshot.routes.caching > 0
 
     # --- 10 select ---
     def _select(
