@@ -207,6 +207,7 @@ class Exchange:
     bytes_in: int = 0
     bytes_out: int = 0
     is_fallback: bool = False
+    part_of: Any = None  # the exchange of the client whose aggregate it is a part of
     under_way: Any = None  # what it counts as in limits of concurrency, until it ends
     measured: Any = None  # under what the version's traffic is counted; None: not at all (what the client brings about)
 

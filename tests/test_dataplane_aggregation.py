@@ -10,8 +10,8 @@ import pytest
 
 from tests.dataplane import DataPlane
 from tests.gateway_process import eventually
-from tests.raw_http import Answer
-from tests.scripted_upstream import Peer, Script, Upstream, replying
+from tests.raw_http import Answer, CutShort
+from tests.scripted_upstream import TIMEOUT_S, Peer, Script, Upstream, replying
 from tests.wires import application_wire, entry_wire, route_wire, version_wire
 
 
@@ -217,6 +217,62 @@ def test_anonymous_clients_need_an_entry_of_an_application_that_may_use_all(plan
     assert ask(parts[:1]).status == 401
     assert document(ask(parts)) == {"a": 1, "b": 2}
     plane.feed.drop("application", "app_3")
+
+
+@pytest.mark.parametrize(
+    ("service", "route", "is_anonymous"),
+    [({}, {}, False), ({"implicit": False}, {}, False), ({}, {"requires_key": False}, True)],
+)
+def test_a_change_of_the_configuration_ends_no_part_that_is_under_way(
+    plane: DataPlane, kitchen: Kitchen, service: dict[str, Any], route: dict[str, Any], is_anonymous: bool
+) -> None:
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def slow(peer: Peer) -> None:
+        if peer.read_request() is not None:
+            reply = json_reply(list(range(1000)))
+            peer.send(reply[:200])
+            has_begun.set()
+            assert may_end.wait(TIMEOUT_S)
+            peer.send(reply[200:])
+
+    def endless(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nx")
+        peer.wait_for_end()
+
+    path = kitchen.serve(("a", slow, {"wire": service, "timeoutMs": 60_000}), **route)
+    stream, revoked = plane.serve(endless), plane.new_key()
+    with plane.connect() as client, plane.connect() as watcher:
+        watcher.send(plane.request("GET", stream.path, key=revoked))
+        _, body = watcher.begin_answer()
+        assert next(body) == b"x"
+        client.send(plane.request("GET", f"{path}/7", key=None if is_anonymous else plane.key))
+        assert has_begun.wait(TIMEOUT_S)
+        plane.feed.drop("api_key", next(reversed(plane.feed.records("api_key"))))
+        with pytest.raises(CutShort):
+            next(body)  # all that is under way has been looked at
+        may_end.set()
+        assert document(client.answer()) == {"a": list(range(1000))}
+
+
+@pytest.mark.parametrize("is_of_key", [True, False], ids=["the key", "what its application may use"])
+def test_parts_that_are_under_way_end_with_what_they_stand_on(
+    plane: DataPlane, kitchen: Kitchen, is_of_key: bool
+) -> None:
+    path = kitchen.serve(*((key, stalling, {"timeoutMs": 60_000}) for key in "ab"))
+    parts = [f"agg{Kitchen._number}-a", f"agg{Kitchen._number}-b"]
+    plane.feed.put("application", application_wire(id="app_4", name="ending", services=parts))
+    key = plane.new_key(application="app_4")
+    with plane.connect() as client:
+        client.send(plane.request("GET", f"{path}/7", key=key))
+        for each in "ab":
+            kitchen.upstreams[each].wait_for()
+        if is_of_key:
+            plane.feed.drop("api_key", next(reversed(plane.feed.records("api_key"))))
+        else:
+            plane.feed.put("application", application_wire(id="app_4", name="ending", services=parts[:1]))
+        assert client.answer().status == 502
 
 
 def test_versions_are_chosen_for_each_service(plane: DataPlane, kitchen: Kitchen) -> None:

@@ -161,7 +161,7 @@ class _Aggregation:
             started=now,
         )
         inner.match = Match(path, part.method, None, service, None, b"v1")
-        inner.version = version
+        inner.version, inner.part_of = version, exchange
         terms = forwarding_terms(service, None, gateway.settings.request_timeout_s)
         timeout_s = part.timeout_s
         terms = replace(terms, first_byte_s=min(terms.first_byte_s, timeout_s), total_s=timeout_s)

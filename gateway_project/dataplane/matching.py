@@ -141,7 +141,7 @@ class Match:
         if grant is None:
             if application.tenant_id != self.tenant_id:  # "*" never crosses tenants (rule 26)
                 raise service_not_allowed(application, self.destination)
-            grant = self._limited(self._authorize(application), application)
+            grant = self._limited(self.authorize(application), application)
             if grants is not None and len(grants) < self._most:
                 grants[application.id] = grant
         return grant
@@ -193,7 +193,8 @@ class Match:
         """The names of all that it leads to."""
         return (self.destination,)
 
-    def _authorize(self, application: ApplicationRecord) -> Grant:
+    def authorize(self, application: ApplicationRecord) -> Grant:
+        """Raises PolicyDenied."""
         return authorize(application, self.destination, self.path, self.method)
 
     def public_entry(self, index: PublicIndex, method: bytes) -> tuple[ApplicationRecord, EntryRecord] | None:
@@ -275,7 +276,7 @@ class AggregateMatch(Match):
     def destinations(self) -> tuple[str, ...]:
         return tuple(self.aggregate.services)
 
-    def _authorize(self, application: ApplicationRecord) -> Grant:
+    def authorize(self, application: ApplicationRecord) -> Grant:
         # One path and method: the same entry decides for all of them, and its grant is the same.
         return [authorize(application, name, self.path, self.method) for name in self.aggregate.services][-1]
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from access.policy import authorize
 from access.tokens.requirements import Requirement
 from core.context import Exchange
 from core.faults import PolicyDenied
@@ -57,7 +56,7 @@ class Revocation:
         for forwarding in gateway.forwarder.active:
             exchange = forwarding.exchange
             if exchange.status and exchange.match is not None:
-                found.append((exchange, partial(_cut_off, forwarding)))
+                found.append((exchange.part_of or exchange, partial(_cut_off, forwarding)))
         return found
 
     def is_still_known(self, exchange: Exchange) -> bool:
@@ -229,7 +228,7 @@ def _is_granted(
     if current is None or (not is_by_token_alone and _owner(snapshot, exchange) != current.id):
         return False
     try:
-        grant = authorize(current, match.destination, match.path, match.method)
+        grant = match.authorize(current)
     except PolicyDenied:
         exchange.application = current
         return is_open(*_asked_for(snapshot, route_of, match))  # who is known has no less than who is not
