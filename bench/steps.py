@@ -49,7 +49,7 @@ _STEPS = (
     Step(2, "request id and trace", app, "begin_trace"),
     Step(2, "recall what the path leads to", matching.MatchMemory, "recall"),
     Step(2, "canonical path", pipeline, "canonical"),
-    Step(2, "match", pipeline, "find_match"),
+    Step(2, "match", matching.MatchMemory, "find"),
     Step(2, "authenticate and authorize", pipeline.Pipeline, "_admit"),
     Step(2, "limit", pipeline.Pipeline, "_limit"),
     Step(2, "select version and target", pipeline.Pipeline, "_select"),

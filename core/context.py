@@ -190,6 +190,8 @@ class Exchange:
     snapshot: Any = None
     path: bytes = b""  # canonical
     match: Any = None  # what it leads to: route, service or queue route
+    known_path: Any = None  # what is remembered of its host, method and path (`gateway_project.dataplane.matching`)
+    is_conditional: bool = False  # header fields or the query led there: its path is not to be remembered
     version: Any = None
     application: Any = None
     key: Any = None

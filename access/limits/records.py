@@ -175,7 +175,7 @@ class _Shelf:
     anywhere: Mapping[str, LimitRecord]
     routes: Mapping[str, tuple[LimitRecord, ...]]
     services: Mapping[str, tuple[LimitRecord, ...]]
-    paths: PathTrie[_Found]
+    paths: PathTrie[_Found] | None
 
     def find(self, place: Place) -> Iterable[_Found]:
         for record in self.anywhere.values():
@@ -185,7 +185,7 @@ class _Shelf:
         for service in place.services:
             for record in self.services.get(service, ()):
                 yield b"", record
-        if self.paths:
+        if self.paths is not None:
             yield from self.paths.find(place.path)
 
     def changed(self, put: Sequence[LimitRecord], drop: Sequence[LimitRecord]) -> _Shelf:
@@ -204,7 +204,9 @@ class _Shelf:
                     anywhere[record.id] = record
                 else:
                     anywhere.pop(record.id, None)
-        paths = self.paths.changed(laid_in, taken) if laid_in or taken else self.paths
+        paths = self.paths
+        if laid_in or taken:
+            paths = (paths or PathTrie()).changed(laid_in, taken) or None
         return _Shelf(anywhere, routes, services, paths)
 
     @property
@@ -223,7 +225,7 @@ def _sort(shelf: dict[str, tuple[LimitRecord, ...]], names: Iterable[str], recor
             shelf.pop(name, None)
 
 
-_EMPTY = _Shelf({}, {}, {}, PathTrie())
+_EMPTY = _Shelf({}, {}, {}, None)
 _EVERYBODY = ""
 
 
@@ -259,6 +261,16 @@ class LimitIndex:
             else:
                 shelves[name] = shelf
         return LimitIndex(records, shelves)
+
+    def selected_by_path(self, path: bytes, owner: tuple[str, str]) -> tuple[tuple[bytes, str], ...]:
+        """All that a path means to `plan`: patterns that match it, and ids of their limits. ``owner``: id and name of
+        the application, empty for nobody."""
+        selected: list[tuple[bytes, str]] = []
+        for name in (_EVERYBODY, *owner):
+            shelf = self._shelves.get(name)
+            if shelf is not None and shelf.paths is not None:
+                selected += [(pattern, record.id) for pattern, record in shelf.paths.find(path)]
+        return tuple(selected)
 
     def plan(self, place: Place, base: LimitPolicy, cost: int) -> LimitPlan | None:
         """What holds at a place where a request costs ``cost``. None: nothing that would differ from one request of the

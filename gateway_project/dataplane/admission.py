@@ -71,7 +71,7 @@ class Admission:
         exchange.user, exchange.application = user, application
         if required is not None:
             required.judge(None, user)
-        return self._granted(match, application, user.user, user.point)
+        return self._granted(exchange, match, application, user.user, user.point)
 
     def _brought(
         self, exchange: Exchange, snapshot: Snapshot, required: Requirement | None
@@ -139,14 +139,16 @@ class Admission:
         required.judge((), user)
         return admitted
 
-    def _granted(self, match: Match, application: ApplicationRecord, subject: str, point: int) -> Admitted:
+    def _granted(
+        self, exchange: Exchange, match: Match, application: ApplicationRecord, subject: str, point: int
+    ) -> Admitted:
         try:
-            return match.grant(application), subject, point
+            return match.grant(application, exchange), subject, point
         except PolicyDenied:
             if not match.is_open:
                 raise
             # Who is known has no less than who is not.
-            return self._gateway.pipeline.open_grant(match, application), subject, point
+            return self._gateway.pipeline.open_grant(exchange, match, application), subject, point
 
     # --- whose token it is ---
     def recognise(self, exchange: Exchange, snapshot: Snapshot, token: bytes) -> Recognised:

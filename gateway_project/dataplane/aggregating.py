@@ -47,7 +47,7 @@ class Aggregating:
     def begin(self, exchange: Exchange, match: AggregateMatch, grant: Grant, point: int) -> None:
         """Call all parts; answer when they have. Raises GatewayFault, before anything is called, for what the client
         may not have or has asked for wrongly."""
-        fields = RequestFields(exchange, match.path, self._gateway.key_header)
+        fields = RequestFields(exchange, exchange.path, self._gateway.key_header)
         aggregation = _Aggregation(self._gateway, exchange, match)
         calls: list[Call | PartFailure] = []
         for place, part in enumerate(match.aggregate.parts):
@@ -160,7 +160,7 @@ class _Aggregation:
             limit=self._match.aggregate.max_bytes,
             started=now,
         )
-        inner.match = Match(path, part.method, None, service, None, b"v1")
+        inner.match = Match(part.method, None, service, None, b"v1")
         inner.version, inner.part_of = version, exchange
         terms = forwarding_terms(service, None, gateway.settings.request_timeout_s)
         timeout_s = part.timeout_s

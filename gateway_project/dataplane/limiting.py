@@ -175,14 +175,9 @@ class Limiting:
                 charges.append(Charge(held.policy, held.bucket(of_key, of_user, roles, client), held.cost))
         if memory is not None and base_cost and len(memory) < MOST_REMEMBERED:
             memory[of_key, of_user] = charges
-        if key is not None and key.quota is not None and (cost := self._cost(exchange)):
+        if key is not None and key.quota is not None and (cost := exchange.match.cost):
             charges.append(Charge(key.quota, key.bucket, min(cost, key.quota.most)))
         return charges
-
-    @staticmethod
-    def _cost(exchange: Exchange) -> int:
-        route = exchange.match.route
-        return route.charging.cost if route is not None and route.charging is not None else 1
 
     def _decide(self, request: _Request, now: float) -> None:
         """From the beginning: nothing has been charged yet."""

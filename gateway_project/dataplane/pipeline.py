@@ -19,7 +19,7 @@ from core.bearer import bearer_token
 from core.context import Exchange
 from core.faults import ClientFault, GatewayFault, InternalFault, PolicyDenied
 from gateway_project.dataplane.address_lists import check_application, check_gateway, check_lists
-from gateway_project.dataplane.matching import AggregateMatch, Match, MatchMemory, Step, find_match
+from gateway_project.dataplane.matching import AggregateMatch, Match, MatchMemory, Step
 from gateway_project.dataplane.questions import Question
 from gateway_project.dataplane.snapshot import Snapshot
 from gateway_project.dataplane.socket_exchange import too_large
@@ -74,9 +74,10 @@ class Pipeline:
         if snapshot.gateway is not None and snapshot.gateway.addresses is not None:
             check_gateway(snapshot.gateway.addresses, exchange)
         is_preflight = origin is not None and _is_preflight(exchange)
-        match = None if is_preflight else self._matches.recall(snapshot, exchange)
-        is_new = match is None
-        if match is None:
+        known = exchange.known_path = None if is_preflight else self._matches.recall(snapshot, exchange)
+        if known is not None:
+            match, exchange.path = known.match, known.path
+        else:
             if exchange.raw_path == b"*":
                 gateway.options.answer(exchange)
                 return
@@ -94,7 +95,7 @@ class Pipeline:
             check_lists(match, exchange.identity.client)
         if snapshot.gateway is not None and snapshot.gateway.maintenance is not None:
             raise closed_for_maintenance(snapshot.gateway.maintenance)
-        if is_new and match.service is not None and match.service.maintenance is not None:
+        if known is None and match.service is not None and match.service.maintenance is not None:
             raise closed_for_maintenance(match.service.maintenance)
         if b"x-gateway-debug" in exchange.noted:
             self._debug(exchange, match)
@@ -102,15 +103,15 @@ class Pipeline:
             gateway.tunnels.admit(exchange, match)
         if exchange.has_body:
             self._filter(exchange, match)
-        self._enter(exchange, match, is_new)
+        self._enter(exchange, match)
 
-    def _enter(self, exchange: Exchange, match: Match, is_new: bool, *, was_held: bool = False) -> None:
+    def _enter(self, exchange: Exchange, match: Match, *, was_held: bool = False) -> None:
         """Steps 6 to 8. Each may hold the request (`gateway_project.dataplane.holding`): after step 6 it enters again,
         after step 8 it proceeds."""
         try:
             grant, subject, point = self._admit(exchange, exchange.snapshot, match)
         except Question as question:
-            again = partial(self._enter, exchange, match, is_new, was_held=True)
+            again = partial(self._enter, exchange, match, was_held=True)
             raise self._admission.hold(exchange, question, again) from None
         if was_held:
             self._look_again(exchange)
@@ -125,23 +126,23 @@ class Pipeline:
         ):
             self._limit(exchange, grant, subject)
         else:
-            proceed = partial(self._proceed_held, exchange, match, grant, point, is_new)
+            proceed = partial(self._proceed_held, exchange, match, grant, point)
             self._limiting.charge(exchange, grant, subject, proceed)
-        self._proceed(exchange, match, grant, point, is_new)
+        self._proceed(exchange, match, grant, point)
 
-    def _proceed_held(self, exchange: Exchange, match: Match, grant: Grant, point: int, is_new: bool) -> None:
+    def _proceed_held(self, exchange: Exchange, match: Match, grant: Grant, point: int) -> None:
         self._look_again(exchange)
-        self._proceed(exchange, match, grant, point, is_new)
+        self._proceed(exchange, match, grant, point)
 
     def _look_again(self, exchange: Exchange) -> None:
         """Revocations hold for what waits, too (rule 11)."""
         if not self._gateway.revocation.is_still_known(exchange):
             raise invalid_credentials()
 
-    def _proceed(self, exchange: Exchange, match: Match, grant: Grant, point: int, is_new: bool) -> None:
+    def _proceed(self, exchange: Exchange, match: Match, grant: Grant, point: int) -> None:
         """Steps 9 to 11."""
         gateway = self._gateway
-        if is_new and match.method is exchange.method and not match.is_conditional:
+        if exchange.known_path is None:
             self._matches.remember(exchange, match)
         for step in match.steps if match.steps is not None else self._steps_of(exchange, match):
             if step(exchange, match):
@@ -173,9 +174,9 @@ class Pipeline:
         method = exchange.noted[b"access-control-request-method"].strip() if is_preflight else exchange.method
         fields = RequestFields(exchange, exchange.path, self._key_header, has_headers=not is_preflight)
         try:
-            match = find_match(snapshot, exchange.identity.host, method, exchange.path, fields)
+            match = self._matches.find(snapshot, exchange.identity.host, method, exchange.path, fields)
             if fields.is_read:
-                match.is_conditional = True
+                exchange.is_conditional = True
                 exchange.answer_lines += vary_line(fields.names)
             return match
         except ClientFault:
@@ -268,11 +269,11 @@ class Pipeline:
                     exchange.key = exchange.application = None
                     raise self.refused(exchange)
                 exchange.answer_lines += look_closely(key, exchange.identity.client, match.destinations, now)
-            return match.grant(application), key.bucket, key.point
+            return match.grant(application, exchange), key.bucket, key.point
         except PolicyDenied as refusal:
             if not match.is_open or refusal.kind.status != 403:
                 raise
-            grant = self.open_grant(match, application)
+            grant = self.open_grant(exchange, match, application)
             return grant, key.bucket, key.point  # who is known has no less than who is not
 
     def application_by_certificate(self, exchange: Exchange) -> ApplicationRecord | None:
@@ -313,30 +314,31 @@ class Pipeline:
     ) -> tuple[Grant, str, int]:
         exchange.application, exchange.certificate = application, certificate
         try:
-            grant = match.grant(application)
+            grant = match.grant(application, exchange)
         except PolicyDenied:
             if not match.is_open:
                 raise
-            grant = self.open_grant(match, application)
+            grant = self.open_grant(exchange, match, application)
         return grant, certificate.bucket, certificate.point
 
-    def open_grant(self, match: Match, application: ApplicationRecord | None) -> Grant:
+    def open_grant(self, exchange: Exchange, match: Match, application: ApplicationRecord | None) -> Grant:
         """What holds where nobody needs to be known; ``application`` is who it is all the same."""
         if application is None:
-            return match.open_grant(self.anonymous, "", None)
-        return match.open_grant(self.anonymous, f"open to {application.id}", application)
+            return match.open_grant(self.anonymous, "", None, exchange)
+        return match.open_grant(self.anonymous, f"open to {application.id}", application, exchange)
 
     def admit_anonymous(self, exchange: Exchange, snapshot: Snapshot, match: Match) -> tuple[Grant, str, int]:
-        found = match.public_entry(snapshot.public, exchange.method)
+        found = match.public_entry(snapshot.public, exchange.path, exchange.method)
         if found is None and match.is_open:
             client = exchange.identity.client
-            return self.open_grant(match, None), failure_bucket(client), address_point(client)
+            return self.open_grant(exchange, match, None), failure_bucket(client), address_point(client)
         if found is None:
             detail = f"Send an API key in the {self._settings.api_key_header} field, or as a Bearer token."
             raise PolicyDenied("missing_credentials", detail, headers=_CHALLENGE)
         exchange.application, entry = found
         client = exchange.identity.client
-        return match.open_grant(entry.grant, entry.id, found[0]), failure_bucket(client), address_point(client)
+        grant = match.open_grant(entry.grant, entry.id, found[0], exchange)
+        return grant, failure_bucket(client), address_point(client)
 
     def _recognise(self, exchange: Exchange, snapshot: Snapshot, credential: bytes) -> KeyRecord:
         """Verify a credential and remember on the session whose it is."""
@@ -362,7 +364,7 @@ class Pipeline:
         if key is None:
             raise self.refused(exchange)
         self._know(exchange, exchange.snapshot, credential, key)
-        self._enter(exchange, exchange.match, is_new=False, was_held=True)
+        self._enter(exchange, exchange.match, was_held=True)
 
     def credential(self, exchange: Exchange) -> bytes | None:
         key = exchange.noted.get(self._key_header)
@@ -417,40 +419,26 @@ class Pipeline:
             compression_step(route.compression if route else None, service.compression if service else None),
             self._gateway.mirrors.step(service),
             self._gateway.options.step if match.method == b"OPTIONS" else None,
-            self._voiding_step(exchange, match) if match.method not in SAFE else None,
+            self._void if self._may_void(exchange.snapshot, match) else None,
         ]
         match.steps = tuple(step for step in steps if step is not None)
         return match.steps
 
-    def _voiding_step(self, exchange: Exchange, match: Match) -> Step | None:
-        """Where what a GET of the same URL leads to is stored, and what this one leads to is not: another route, or
-        another service."""
-        if match.service is None or not self._is_anything_stored(exchange.snapshot):
-            return None
-        read, is_alone = self._stored_elsewhere(exchange, match)
-        if is_alone:
-            return self._void
-        return self._gateway.cache.voiding_step(read) if read is not None else None
+    def _may_void(self, snapshot: Snapshot, match: Match) -> bool:
+        return match.method not in SAFE and match.service is not None and self._is_anything_stored(snapshot)
 
     def _void(self, exchange: Exchange, match: Match) -> bool:
-        """The step where each request is looked at by itself."""
-        read, _ = self._stored_elsewhere(exchange, match)
-        if read is not None:
-            self._gateway.cache.voiding_step(read)(exchange, match)
-        return False
-
-    def _stored_elsewhere(self, exchange: Exchange, match: Match) -> tuple[Match | None, bool]:
-        """What a GET of the same URL leads to, if that is stored and the request's own policy does not see to it; and
-        whether that is said of this request alone, because of its header fields or its query."""
-        fields = RequestFields(exchange, match.path, self._key_header)
+        """Where what a GET of the same URL leads to is stored, and the request's own policy does not see to it: another
+        route, or another service. It may depend on path, fields and query, so each request is looked at by itself."""
+        fields = RequestFields(exchange, exchange.path, self._key_header)
         try:
-            read = find_match(exchange.snapshot, exchange.identity.host, b"GET", match.path, fields)
+            read = self._matches.find(exchange.snapshot, exchange.identity.host, b"GET", exchange.path, fields)
         except ClientFault:
-            return None, fields.is_read
+            return False
         stored, own = read.caching, match.caching
         if stored is None or (own is not None and read.service is match.service and own.shared >= stored.shared):
-            return None, fields.is_read
-        return read, fields.is_read
+            return False
+        return self._gateway.cache.voiding_step(read)(exchange, match)
 
     def _is_anything_stored(self, snapshot: Snapshot) -> bool:
         """Whether any route or service has a policy for that. Services are looked through once for each change."""
@@ -472,10 +460,10 @@ class Pipeline:
             requested = requested_version(match.api_version, noted.get(b"x-api-version"), noted.get(b"accept"))
         caller = exchange.key or exchange.user
         if requested is None and caller is not None:
-            version, group, path = match.usual_version(caller, grant, exchange.raw_path, self._registry)
+            version, group, path = match.usual_version(caller, grant, exchange, self._registry)
         else:
             version = choose_version(service, grant.versions, requested, point)
-            path = match.request_path(version, exchange.raw_path)
+            path = match.request_path(version, exchange)
             group = self._registry.group(service, version)
         exchange.version = version
         if not version.is_plain:

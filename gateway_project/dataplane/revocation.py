@@ -222,13 +222,13 @@ def _is_granted(
     match = exchange.match
     is_by_token_alone = exchange.user is not None and exchange.key is None and exchange.certificate is None
     if exchange.key is None and exchange.certificate is None and not is_by_token_alone:
-        found = match.public_entry(snapshot.public, match.method)
+        found = match.public_entry(snapshot.public, exchange.path, match.method)
         return found is not None and found[0].id == application.id
     current = snapshot.applications.get(application.id)
     if current is None or (not is_by_token_alone and _owner(snapshot, exchange) != current.id):
         return False
     try:
-        grant = match.authorize(current)
+        grant = match.authorize(current, exchange.path)
     except PolicyDenied:
         exchange.application = current
         return is_open(*_asked_for(snapshot, route_of, match))  # who is known has no less than who is not

@@ -29,7 +29,7 @@ def transform(
 ) -> None:
     """Change the request, have its answer changed, and forward it. A body that is to be changed is awaited first.
     Raises GatewayFault."""
-    fields = RequestFields(exchange, exchange.match.path, gateway.key_header)
+    fields = RequestFields(exchange, exchange.path, gateway.key_header)
     must_change_body = transformer.changes_body_of(exchange)
     query = transformer.forwarded_query(exchange.query, fields)
     lines = transformer.forwarded_fields(exchange.passed, exchange.noted.get(b"connection"), fields)

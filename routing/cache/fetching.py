@@ -36,8 +36,6 @@ class CachedMatch(Protocol):
     """What the cache must know of what a request leads to."""
 
     @property
-    def path(self) -> bytes: ...  # canonical
-    @property
     def caching(self) -> Caching | None: ...
     @property
     def cache_scope(self) -> str: ...  # service and route: what is stored for one is for no other
@@ -295,7 +293,7 @@ class Fetch:
             vary=draft.vary,
             service=service.name,
             host=self.exchange.identity.host,
-            place=(self.match.path, self.exchange.query),
+            place=(self.exchange.path, self.exchange.query),
             tags=draft.tags,
             at=draft.at,
             date=(parse_date(date[0]) if date is not None else None) or time.time(),

@@ -106,7 +106,7 @@ class SharedTier:
 
     async def _find(self, fetch: Fetch, purge: int) -> StoredAnswer | None:
         exchange = fetch.exchange
-        place = (fetch.match.path, exchange.query)
+        place = (exchange.path, exchange.query)
         service = fetch.match.service
         assert service is not None
         owners = [EVERYBODY]

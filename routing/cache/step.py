@@ -474,7 +474,7 @@ class Cache:
         service = match.service
         if service is None:
             return
-        places = {(match.path, exchange.query)}
+        places = {(exchange.path, exchange.query)}
         for name in (b"location", b"content-location"):
             for value in head.values(name):
                 place = _same_host(value, exchange)
