@@ -487,6 +487,7 @@ class Forwarding:
         now = self._forwarder.now()
         if now - self._held_at > SLOW_BODY_S:
             self._is_held_up = True
+        self._held_at = _NEVER
         self.deadline = now + self._terms.idle_s
         if self._connection is not None:
             self._connection.transport.resume_reading()

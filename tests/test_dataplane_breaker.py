@@ -15,7 +15,7 @@ from routing.forwarding import SLOW_BODY_S
 from tests.dataplane import DataPlane, nowhere, serve, silent
 from tests.gateway_process import eventually
 from tests.raw_http import Answer, Client, CutShort
-from tests.scripted_upstream import OK, Peer, Script, Upstream, closing, replying
+from tests.scripted_upstream import OK, TIMEOUT_S, Peer, Script, Upstream, closing, replying
 from tests.wires import application_wire
 
 PERIOD_S = 0.5
@@ -163,6 +163,39 @@ def test_servers_that_give_up_on_clients_that_take_nothing_have_not_failed(plane
         with pytest.raises(CutShort):
             client.answer()
     assert plane.ask("GET", path).status == 200
+
+
+def test_a_server_that_fails_when_its_client_has_long_been_reading_again_has_failed(plane: DataPlane) -> None:
+    """Somebody who joins those that wait for an answer is no client that goes on at last."""
+    size = 12_000_000  # more than the kernel takes
+    may_fail = threading.Event()
+
+    def failing(peer: Peer) -> None:
+        while peer.read_request() is not None:
+            head = b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=60\r\nContent-Length: %d\r\n\r\n"
+            peer.send(head % (size + 1) + bytes(size))
+            assert may_fail.wait(TIMEOUT_S)
+            peer.reset()
+            return
+
+    upstream = plane.serve(failing)
+    path = serve(plane, upstream, policies=breaker(1) | {"caching": {"maxObjectBytes": 2 * size}})
+    with plane.connect(receive_buffer=65536) as client, plane.connect() as another:
+        client.send(plane.request("GET", f"{path}/a"))
+        upstream.wait_for()
+        time.sleep(0.5)  # so that it is held up
+        _, body = client.begin_answer()
+        taken = 0
+        while taken < size:
+            taken += len(next(body))
+        time.sleep(SLOW_BODY_S + 0.2)
+        another.send(plane.request("GET", f"{path}/a"))
+        assert plane.ask("GET", "/health").status == 200
+        may_fail.set()
+        with pytest.raises(CutShort):
+            next(body)
+        assert another.answer().status == 503
+    assert len(upstream.requests) == 1
 
 
 def test_an_answer_that_its_total_time_ends_does_not_count(plane: DataPlane) -> None:
