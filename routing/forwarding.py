@@ -243,7 +243,8 @@ class Forwarding:
     def _begin_try(self, now: float) -> None:
         forwarder, terms = self._forwarder, self._terms
         forwarder.active.add(self)
-        self.exchange.sink = self
+        if not self._reads_body:  # else whoever sees the body too stays in between
+            self.exchange.sink = self
         self._began = now
         self._deadline_of_try = now + terms.first_byte_s
         pool = self._pool = forwarder.connector.pool(self._record)

@@ -26,6 +26,7 @@ class Mirrored:
         plane: DataPlane,
         mirror: Upstream | None = None,
         *,
+        wire: dict[str, Any] | None = None,
         policies: dict[str, Any] | None = None,
         **policy: Any,
     ) -> None:
@@ -33,7 +34,7 @@ class Mirrored:
         self.mirror = mirror or Upstream(replying(OK))
         versions = [version_wire("v1", 1, ""), version_wire("v2", 0, self.mirror.url + "/base")]
         self.real = Upstream(replying(OK))
-        versions[0]["url"] = self.real.url
+        versions[0] |= wire or {"url": self.real.url}
         plane._upstreams.append(self.mirror)
         document = {"version": "v2"} | policy
         plane.serve(
@@ -115,6 +116,30 @@ def test_a_body_over_the_limit_passes_and_is_not_copied(plane: DataPlane, is_chu
     service.until_counted(too_large=1)
     assert service.ask("POST", body=b"x" * 1000).status == 200
     assert [len(copy.body) for copy in service.copies(1)] == [1000]
+
+
+def test_a_body_that_is_sent_again_as_it_arrives_is_copied_too(plane: DataPlane) -> None:
+    tries: list[Peer] = []
+
+    def script(peer: Peer) -> None:
+        tries.append(peer)
+        if len(tries) == 1:
+            peer.read_head()
+            peer.read(5)
+            return
+        while peer.read_request() is not None:
+            peer.send(OK)
+
+    targets = [Upstream(script) for _ in range(2)]
+    wire = {"url": targets[0].url, "targets": [[target.url, 1] for target in targets]}
+    service = Mirrored(plane, policies={"retries": {"attempts": 1, "baseMs": 0}}, wire=wire)
+    plane._upstreams += targets
+    with plane.connect() as client:
+        client.send(plane.request("PUT", f"{service.path}/x", "Content-Length: 2000") + b"a" * 1000)
+        eventually(lambda: len(tries) == 2, what="the second try")
+        client.send(b"b" * 1000)
+        assert client.answer("PUT").status == 200
+    assert service.copies(1)[0].body == b"a" * 1000 + b"b" * 1000
 
 
 def test_the_share_is_kept(plane: DataPlane) -> None:
