@@ -25,7 +25,7 @@ import orjson
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 
 from core.context import Exchange
 from routing.cache.asking import owner_of, request_value, varies_alike
@@ -38,6 +38,7 @@ logger = logging.getLogger("portcullis.cache")
 
 _PATIENCE_S = 1.0  # for what nobody waits for
 _REST_S = 1.0  # after a failure
+_SAY_AGAIN_S = 60.0
 _MAX_PENDING = 200  # writes under way
 _MAX_PENDING_BYTES = 32 * 1024 * 1024
 _MAX_VALUE = 2 * 1024 * 1024  # what is larger takes too long to fetch, and stays in the workers' own memory
@@ -47,6 +48,7 @@ _DOWN_S = 3600  # how long an answer is of use to `Caching.serve_stale_when_down
 _FORMAT = b"pc1:"
 _POINTER = b"pc1v"  # what stands here varies by these fields
 _NAMES = "portcullis:cache:"
+_WRITES_NOTHING = (OutOfMemoryError, ReadOnlyError)  # it reads as well as ever
 _FAILURES = (RedisError, OSError, TimeoutError)  # asyncio's TimeoutError is the builtin one
 
 
@@ -75,6 +77,7 @@ class SharedTier:
         self._wait_s = wait_s
         self._now = now
         self._rests_until = 0.0
+        self._said_at = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending_bytes = 0
         self._undropped: dict[str, int] = {}  # places whose count has yet to be raised, and how often that was wanted
@@ -203,10 +206,15 @@ class SharedTier:
                         del self._undropped[name]
 
     def _rest(self, error: BaseException) -> None:
-        if self._now() >= self._rests_until + 60:
+        now = self._now()
+        may_read = isinstance(error, _WRITES_NOTHING)
+        if now >= self._said_at + _SAY_AGAIN_S:
+            self._said_at = now
             said = str(error).partition("\n")[0] or type(error).__name__
-            logger.warning("the shared cache is left alone, Redis does not answer: %s", said)
-        self._rests_until = self._now() + _REST_S
+            what = "is only read, Redis takes nothing" if may_read else "is left alone, Redis does not answer"
+            logger.warning("the shared cache %s: %s", what, said)
+        if not may_read:
+            self._rests_until = now + _REST_S
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
