@@ -86,6 +86,17 @@ class PolicyForm(RowForm):
 
     policy: ClassVar[str]
     parts: ClassVar[list[Part]]
+    choice: ClassVar[str] = ""  # a field of which some values leave others out
+    counts_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # the values with which each of those counts
+
+    def clean(self) -> dict[str, Any]:
+        """What does not count is not said, whatever stands in it."""
+        chosen = self.cleaned_data.get(self.choice)
+        for name, values in self.counts_with.items():
+            if chosen is not None and chosen not in values:
+                self.errors.pop(name, None)
+                self.cleaned_data[name] = None
+        return self.cleaned_data
 
     @classmethod
     def of(cls, row: Any, data: Mapping[str, Any] | None = None) -> Self:
@@ -178,11 +189,13 @@ class PolicyForm(RowForm):
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """``switch`` says whether the fields count. ``lines`` are the fields, short ones side by side."""
+    """``switch`` says whether the fields count. ``lines`` are the fields, short ones side by side. ``choice`` names the
+    field that says which of them count, as `PolicyForm.counts_with` has it."""
 
     title: str
     switch: BoundField | None
     lines: list[list[BoundField]]
+    choice: str = ""
 
 
 def in_lines(fields: list[BoundField]) -> Iterator[list[BoundField]]:

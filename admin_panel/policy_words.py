@@ -220,7 +220,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "rule.algorithm": ("Counted by", "A token bucket is smooth and lets bursts pass; a quota counts by the calendar."),
     "rule.window_s": ("Window", "Not of quotas and concurrency."),
     "rule.period": ("Period", "Of quotas, in UTC."),
-    "rule.burst": ("At once", "Of a token bucket. Empty: the limit."),
+    "rule.burst": ("At once", "Of a token bucket, empty: the limit; of spike arrest, empty: 1."),
     "rule.queue": ("May wait", "Of a leaky bucket."),
     "rule.max_wait_ms": ("Wait at most", "Of a leaky bucket."),
     "rule.per": ("Has a budget of its own", "Several make a combination: each key at each endpoint."),

@@ -118,7 +118,8 @@ class DocumentForm(SubjectForm, PolicyForm):
 
     def sections(self) -> Iterator[Section]:
         for title, names in self.groups:
-            yield Section(title, None, list(in_lines([self[name] for name in names])))
+            choice = self.choice if self.choice in names else ""
+            yield Section(title, None, list(in_lines([self[name] for name in names])), choice)
         for section in super().sections():
             if section.switch is not None or not self.groups:
                 yield section
@@ -145,6 +146,21 @@ class _LimitForm(DocumentForm):
         ("Of what", ("services", "routes", "applications", "roles", "methods", "paths")),
         ("Counting", ("mode", "outage", "alert")),
     )
+    choice = "algorithm"
+    counts_with: ClassVar[dict[str, tuple[str, ...]]] = {
+        "window_s": (
+            "token_bucket",
+            "sliding_window",
+            "sliding_log",
+            "fixed_window",
+            "leaky_bucket",
+            "spike_arrest",
+        ),
+        "period": ("quota",),
+        "burst": ("token_bucket", "spike_arrest"),
+        "queue": ("leaky_bucket",),
+        "max_wait_ms": ("leaky_bucket",),
+    }
     lines = (("name", "description"), ("is_active",))
     name = TextField(mono=True, placeholder="checkout", help_text="What clients read in RateLimit-Policy.")
     description = TextField()

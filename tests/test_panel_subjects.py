@@ -144,6 +144,26 @@ def test_a_limit_is_made_and_shows_who_uses_it(panel: Client) -> None:
     assert not row.is_active
 
 
+def test_fields_of_another_algorithm_are_neither_judged_nor_kept(panel: Client) -> None:
+    fields = LIMIT | {"algorithm": "leaky_bucket", "window_s": "10", "queue": "7", "burst": "many", "period": "month"}
+    answer = panel.post("/limits/new", fields)
+    assert answer.status_code == 302, text_of(answer)
+    row = RateLimit.objects.get()
+    assert row.rule.items() >= {"windowS": 10, "queue": 7, "burst": None, "period": "day"}.items()
+    changed = {"algorithm": "quota", "period": "month", "window_s": "x", "revision": row.revision}
+    answer = panel.post(f"/limits/{row.pk}/edit", fields | changed)
+    assert answer.status_code == 302, text_of(answer)
+    row.refresh_from_db()
+    assert row.rule.items() >= {"windowS": 60, "queue": 100, "burst": None, "period": "month"}.items()
+
+
+def test_fields_of_the_chosen_algorithm_are_judged(panel: Client) -> None:
+    answer = panel.post("/limits/new", LIMIT | {"burst": "many", "queue": "many"})
+    assert answer.status_code == 422
+    assert "whole number" in errors_at(answer, "burst")
+    assert errors_at(answer, "queue") == ""
+
+
 def test_what_is_wrong_of_a_limit_stands_at_its_field(panel: Client) -> None:
     answer = panel.post("/limits/new", LIMIT | {"outage": "share", "per": ["planet"]})
     assert answer.status_code == 422

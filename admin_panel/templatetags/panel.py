@@ -153,6 +153,7 @@ def field(bound: BoundField) -> dict[str, Any]:
     """A field with its label, its hint and its errors, each tied to it for screen readers."""
     widget = bound.field.widget
     shown = {"field": bound, "kind": _shape(widget), "unit": getattr(bound.field, "unit", ""), "widget": widget}
+    shown["counts_with"] = " ".join(getattr(bound.form, "counts_with", {}).get(bound.name, ()))
     if isinstance(widget, RowsWidget):
         shown |= {"lines": widget.lines(bound.value() or ()), "empty": widget.lines([{}])[0]}
     return shown

@@ -255,6 +255,42 @@ def test_a_route_leads_to_a_queue(open_panel: OpenPanel) -> None:
     heading(page, "mail")
 
 
+def test_a_limit_asks_only_what_its_algorithm_needs(open_panel: OpenPanel) -> None:
+    fields = ("Window", "Period", "At once", "May wait", "Wait at most")
+    page = open_panel("/limits/new")
+
+    def assert_asked(*labels: str) -> None:
+        for label in fields:
+            expect(page.get_by_label(label, exact=True)).to_be_visible(visible=label in labels)
+
+    assert_asked("Window", "At once")
+    page.get_by_label("At once", exact=True).fill("many")
+    page.get_by_label("Counted by").select_option("leaky_bucket")
+    assert_asked("Window", "May wait", "Wait at most")
+    page.get_by_label("Counted by").select_option("concurrency")
+    assert_asked()
+    page.get_by_label("Counted by").select_option("quota")
+    assert_asked("Period")
+    page.get_by_label("Period").select_option("month")
+    page.get_by_label("Name", exact=True).fill("monthly")
+    page.get_by_label("Limit", exact=True).fill("1000")
+    page.get_by_label("key", exact=True).check()
+    assert accessibility_problems(page) == []
+    save(page, "Create limit")
+    heading(page, "monthly")
+    expect(page.get_by_text("1,000 in each month, quota")).to_be_visible()
+    page.get_by_role("link", name="Edit", exact=True).click()
+    assert_asked("Period")
+
+
+def test_without_scripts_a_limit_shows_every_field(open_panel: OpenPanel) -> None:
+    page = open_panel("/limits/new")
+    page.route("**/elements*.js", lambda route: route.fulfill(content_type="text/javascript", body=""))
+    page.reload()
+    for label in ("Window", "Period", "At once", "May wait", "Wait at most"):
+        expect(page.get_by_label(label, exact=True)).to_be_visible()
+
+
 def test_a_destructive_action_says_what_goes_with_it_and_escape_backs_out(open_panel: OpenPanel) -> None:
     service = make_service("billing", v1=100)
     create_application(name="mobile", allowed_services=["billing"], **BOB)

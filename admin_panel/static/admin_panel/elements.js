@@ -166,7 +166,7 @@ class WeightSplit extends HTMLElement {
   }
 }
 
-// Shows the panel of the chosen radio button and hides the others.
+// Shows what belongs to the chosen radio button or option (`data-panel` names one or several) and hides the others.
 class ChoicePanels extends HTMLElement {
   connectedCallback() {
     this.addEventListener("change", () => this.show());
@@ -174,8 +174,11 @@ class ChoicePanels extends HTMLElement {
   }
 
   show() {
-    const chosen = this.querySelector(`input[name="${this.dataset.name}"]:checked`)?.value;
-    for (const panel of this.querySelectorAll("[data-panel]")) panel.hidden = panel.dataset.panel !== chosen;
+    const { name } = this.dataset;
+    const chosen = this.querySelector(`input[name="${name}"]:checked, select[name="${name}"]`)?.value;
+    for (const panel of this.querySelectorAll("[data-panel]")) {
+      panel.hidden = !panel.dataset.panel.split(" ").includes(chosen);
+    }
   }
 }
 
