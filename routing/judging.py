@@ -89,7 +89,7 @@ def judge(plan: RolloutPlan, step: int, canary: Numbers, stable: Numbers, elapse
     is_compared = stable.requests >= plan.min_samples
     for name, numbers in ((plan.version, canary), ("the others", stable)):
         if numbers.requests < plan.min_samples and (numbers is canary or at.percent < 100):
-            few = f"{numbers.requests:,} of {plan.min_samples:,} requests to {name} after {elapsed_s:.0f} s"
+            few = f"{numbers.requests:,} of {plan.min_samples:,} requests to {name} after {_duration(elapsed_s)}"
             return Judgement(Verdict.PAUSE, f"paused: {few}") if overdue else Judgement(Verdict.WAIT, few)
     if failure := _failure(plan, canary, stable if is_compared else None):
         return Judgement(Verdict.ROLL_BACK, f"rolled back: {failure}, {canary.requests:,} requests")
@@ -115,6 +115,14 @@ def _seen(canary: Numbers, stable: Numbers | None) -> str:
         return f"{canary.error_percent:.1f} % errors, p95 {_ms(canary)}, {canary.requests:,} requests"
     errors = f"{canary.error_percent:.1f} % errors (stable {stable.error_percent:.1f} %)"
     return f"{errors}, p95 {_ms(canary)} (stable {_ms(stable)}), {canary.requests:,} requests"
+
+
+def _duration(seconds: float) -> str:
+    """``45 s``, ``52 min``, ``3 h 5 min``: whole units that have passed."""
+    if seconds < 60:
+        return f"{int(seconds)} s"
+    hours, minutes = divmod(int(seconds) // 60, 60)
+    return " ".join(f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min")) if count)
 
 
 def _ms(numbers: Numbers) -> str:

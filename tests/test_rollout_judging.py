@@ -48,7 +48,7 @@ def numbers(requests: int, errors: int = 0, seconds: float = 0.04) -> Numbers:
         (numbers(312, 0, 0.2), numbers(900), 1, 5, Verdict.ROLL_BACK, "rolled back: p95 "),
         (numbers(99, 99), numbers(900), 0, 61, Verdict.WAIT, "99 of 100 requests to v2"),
         (numbers(900, 900), numbers(99), 0, 61, Verdict.WAIT, "99 of 100 requests to the others"),
-        (numbers(99), numbers(900), 0, 661, Verdict.PAUSE, "paused: 99 of 100 requests to v2 after 661 s"),
+        (numbers(99), numbers(900), 0, 661, Verdict.PAUSE, "paused: 99 of 100 requests to v2 after 11 min"),
         (Numbers(), Numbers(), 2, 661, Verdict.PAUSE, "paused: 0 of 100"),
     ],
     ids=lambda value: value.value if isinstance(value, Verdict) else None,
@@ -59,6 +59,14 @@ def test_the_verdict_and_its_reason(
     judgement = judge(plan(), step, canary, stable, elapsed_s)
     assert judgement.verdict is verdict, judgement
     assert words in judgement.reason
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "words"),
+    [(0.4, "0 s"), (59.9, "59 s"), (60, "1 min"), (3167, "52 min"), (3600, "1 h"), (11_130, "3 h 5 min")],
+)
+def test_a_reason_says_how_long_the_step_has_lasted_as_people_do(elapsed_s: float, words: str) -> None:
+    assert judge(plan(), 0, numbers(99), numbers(900), elapsed_s).reason.endswith(f" after {words}")
 
 
 def test_latency_is_not_judged_where_the_plan_has_no_ratio() -> None:

@@ -160,7 +160,7 @@ def test_too_few_requests_wait_and_then_pause(service: ServiceConfig, rollout: R
     wait(rollout, 61 + 3600)
     rollout = advanced(rollout)
     assert (rollout.status, weights(service)["v2"]) == ("paused", 3)
-    assert latest().reason.startswith("paused: 0 of 100 requests to v2 after 36")
+    assert latest().reason.startswith("paused: 0 of 100 requests to v2 after 1 h")
     rollout = resume_rollout(rollout=rollout, **ANN)
     assert (rollout.status, rollout.outcome) == ("running", "")
 
