@@ -11,7 +11,7 @@ from core.policies import read
 from routing.models import Route, ServiceConfig
 from routing.policies import ROUTE_POLICIES, SERVICE_POLICIES, Conditions, Retries
 from routing.services import create_route, update_service
-from tests.panel_client import BOB, errors_at, make_service, text_of
+from tests.panel_client import BOB, errors_at, latest_revision, make_service, text_of
 
 pytestmark = pytest.mark.django_db
 
@@ -178,7 +178,10 @@ def test_a_part_that_is_switched_off_is_left_out(panel: Client) -> None:
 def test_removing_a_policy_brings_the_defaults_back(panel: Client) -> None:
     service = make_service("orders", v1=100)
     update_service(service=service, changes={"maintenance": {}}, **BOB)
-    panel.post(f"/services/{service.pk}/policies/maintenance/remove")
+    path = f"/services/{service.pk}/policies/maintenance/remove"
+    assert "Reason optional" in text_of(panel.get(path))
+    panel.post(path, {"reason": "The move is over"})
+    assert latest_revision().reason == "The move is over"
     service.refresh_from_db()
     assert service.maintenance is None
 

@@ -21,7 +21,7 @@ from access.models import (
 from access.services import create_application
 from admin_panel.views.subjects import SUBJECTS
 from keys.services import create_key
-from tests.panel_client import BOB, errors_at, text_of
+from tests.panel_client import BOB, errors_at, latest_revision, text_of
 
 WEBHOOK = {"name": "on call", "medium": "webhook", "url": "https://alerts.example.com/x", "min_interval_s": "60"}
 
@@ -56,6 +56,14 @@ def test_a_channel_is_made_changed_tested_and_deleted(panel: Client) -> None:
     assert "Somebody saved this before you" in text_of(stale)
     assert panel.post(f"/alert-channels/{row.pk}/delete").status_code == 302
     assert not AlertChannel.objects.exists()
+
+
+def test_why_something_was_deleted_stands_in_the_history(panel: Client) -> None:
+    panel.post("/alert-channels/new", WEBHOOK)
+    path = f"/alert-channels/{AlertChannel.objects.get().pk}/delete"
+    assert "Reason optional" in text_of(panel.get(path))
+    assert panel.post(path, {"reason": "The team has another pager"}).status_code == 302
+    assert latest_revision().reason == "The team has another pager"
 
 
 def test_what_is_wrong_stands_at_its_field(panel: Client) -> None:
