@@ -199,7 +199,12 @@ def test_sessions_of_others_are_listed_and_ended_in_panel_and_api(panel: Client,
     assert "Firefox on Windows" in text_of(panel.get(f"/users/{bob.pk}"))
     keys = [client.session.session_key for client in (one, two, three)]
     numbers = [UserSession.objects.get(session_key=key).pk for key in keys]
+    asked = panel.get(f"/users/{bob.pk}/sessions/{numbers[0]}/end")
+    assert "End the session on Firefox on Windows? bob is signed out there" in text_of(asked)
+    assert "End all sessions of bob?" in text_of(panel.get(f"/users/{bob.pk}/sessions/end"))
+    assert len(live_sessions(bob.user)) == 3, "asking ends nothing"
     panel.post(f"/users/{bob.pk}/sessions/{numbers[0]}/end")
+    assert "It has ended already" in text_of(panel.get(f"/users/{bob.pk}/sessions/{numbers[0]}/end"))
     path = f"/admin/access/users/{bob.pk}/sessions"
     assert {row["id"] for row in api.get(path).json()["sessions"]} == {str(number) for number in numbers[1:]}
     assert api.delete(f"{path}/{numbers[1]}").status_code == 204

@@ -227,7 +227,11 @@ def test_a_session_can_be_ended_from_another_one() -> None:
     shown = text_of(here.get("/account"))
     assert "Firefox on Linux" in shown
     other = UserSession.objects.get(session_key=there.session.session_key)
-    assert here.post(f"/account/sessions/{other.pk}/end")["Location"] == "/account"
+    path = f"/account/sessions/{other.pk}/end"
+    assert "End the session on Firefox on Linux? You are signed out there" in text_of(here.get(path))
+    assert "End all your other sessions?" in text_of(here.get("/account/sessions/end"))
+    assert UserSession.objects.filter(pk=other.pk).exists(), "asking ends nothing"
+    assert here.post(path)["Location"] == "/account"
     assert there.get("/services").status_code == 302
     assert here.get("/services").status_code == 200
     assert AuditEvent.objects.filter(action="session.ended").count() == 1

@@ -1,5 +1,6 @@
 """My account: how I sign in, where I am signed in, and my admin keys."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from allauth.mfa.models import Authenticator
@@ -7,11 +8,11 @@ from allauth.socialaccount.models import SocialAccount
 from allauth.usersessions.models import UserSession
 from django.contrib import messages
 from django.http import HttpResponse
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from access.administration.factors import is_factor_required
 from admin_panel.devices import device_name
-from admin_panel.pages import PanelRequest, go_to, page
+from admin_panel.pages import PanelRequest, fragment, go_to, page
 from admin_panel.sign_in import trail
 from keys.models import ApiKey
 
@@ -40,23 +41,34 @@ def shown_session(row: UserSession, request: PanelRequest) -> dict[str, Any]:
     return {"row": row, "device": device_name(row.user_agent), "is_current": is_current}
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def account_session_end(request: PanelRequest, pk: int) -> HttpResponse:
     """One other session of mine. The present one ends by signing out."""
-    found = UserSession.objects.filter(user=request.user, pk=pk).exclude(session_key=request.session.session_key)
-    _end(request, list(found))
-    return go_to("account")
+    return _end(request, pk)
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def account_sessions_end(request: PanelRequest) -> HttpResponse:
-    _end(request, list(UserSession.objects.filter(user=request.user).exclude(session_key=request.session.session_key)))
-    return go_to("account")
+    return _end(request, None)
 
 
-def _end(request: PanelRequest, sessions: list[UserSession]) -> None:
+def _end(request: PanelRequest, only: int | None) -> HttpResponse:
+    others = UserSession.objects.filter(user=request.user).exclude(session_key=request.session.session_key)
+    sessions = [each for each in others if only in (None, each.pk)]
+    if request.method != "POST":
+        return ask_to_end(request, sessions, only=only)
     for session in sessions:
         session.end()
     if sessions:
         trail.sessions_ended(request, request.user, len(sessions))
         messages.success(request, "One session has ended." if len(sessions) == 1 else "The other sessions have ended.")
+    return go_to("account")
+
+
+def ask_to_end(
+    request: PanelRequest, sessions: Sequence[UserSession], *, only: int | None, whose: str = ""
+) -> HttpResponse:
+    """The dialog before all of somebody's sessions end, or ``only`` one; ``whose`` is empty where they are mine."""
+    device = device_name(sessions[0].user_agent) if only is not None and sessions else ""
+    context = {"device": device, "whose": whose, "is_over": not sessions, "url": request.path}
+    return fragment(request, "admin_panel/users/end_sessions.html", context)

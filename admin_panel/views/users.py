@@ -7,7 +7,7 @@ from django.contrib import messages
 from django.db.models import Q
 from django.http import HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from access.administration import sessions as session_use_cases
 from access.administration import users as use_cases
@@ -18,6 +18,7 @@ from admin_panel.listing import listing, wants_rows_only
 from admin_panel.pages import PanelRequest, fragment, go_to, not_found, page
 from admin_panel.people_forms import UserForm, is_everything, permission_table
 from admin_panel.saving import Signature, confirm, edit, signature
+from admin_panel.views.account import ask_to_end
 from core.models import ConfigChange
 from keys.models import ApiKey
 
@@ -127,12 +128,12 @@ def user_factors_reset(request: PanelRequest, pk: str) -> HttpResponse:
     return go_to("user", pk)
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def user_session_end(request: PanelRequest, pk: str, session: int) -> HttpResponse:
     return _end_sessions(request, pk, session)
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def user_sessions_end(request: PanelRequest, pk: str) -> HttpResponse:
     return _end_sessions(request, pk, None)
 
@@ -142,6 +143,8 @@ def _end_sessions(request: PanelRequest, pk: str, only: int | None) -> HttpRespo
     if row is None:
         return not_found(request, "user")
     chosen = [each for each in session_use_cases.live_sessions(row.user) if only in (None, each.pk)]
+    if request.method != "POST":
+        return ask_to_end(request, chosen, only=only, whose=row.user.get_username())
     signed = signature(request)
     session_use_cases.end_sessions(
         account=row,

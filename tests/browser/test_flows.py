@@ -2,17 +2,20 @@
 
 import re
 
+from allauth.usersessions.models import UserSession
 from playwright.sync_api import Page, expect
 
+from access.administration.sessions import live_sessions
 from access.services import create_application
 from core.models import ConfigRevision
 from keys.models import ApiKey
 from keys.services import find_live_key
 from routing.models import CachePurge, Route, ServiceConfig
 from routing.services import create_route
+from tests.administrators import make_account
 from tests.browser.conftest import OpenPanel
 from tests.browser.watch import Watch, accessibility_problems
-from tests.panel_client import BOB, latest_revision, make_queue_route, make_service, make_task
+from tests.panel_client import BOB, latest_revision, make_queue_route, make_service, make_task, signed_in
 
 
 def stay_on(page: Page) -> None:
@@ -307,6 +310,30 @@ def test_a_destructive_action_says_what_goes_with_it_and_escape_backs_out(open_p
     dialog.get_by_role("button", name="Delete service").click()
     expect(page.get_by_role("heading", name="No services yet")).to_be_visible()
     expect(dialog).to_be_hidden()
+
+
+def test_a_session_is_ended_after_a_question(open_panel: OpenPanel) -> None:
+    bob = make_account("bob", "KEY_VIEWER")
+    for _ in range(2):
+        key, browser = signed_in(bob.user).session.session_key, "Mozilla/5.0 (Windows NT 10.0) Firefox/140.0"
+        UserSession.objects.create(user=bob.user, session_key=key, ip="192.0.2.7", user_agent=browser)
+    page = open_panel(f"/users/{bob.pk}")
+    ends = page.get_by_role("button", name="End the session of Firefox on Windows")
+    expect(ends).to_have_count(2)
+    ends.first.click()
+    dialog = page.get_by_role("dialog", name="End the session on Firefox on Windows?")
+    expect(dialog).to_contain_text("bob is signed out there at once")
+    assert accessibility_problems(page) == []
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(ends).to_have_count(2)
+    ends.first.click()
+    dialog.get_by_role("button", name="End session").click()
+    expect(ends).to_have_count(1)
+    for session in live_sessions(bob.user):
+        session.end()
+    ends.click()
+    expect(page.get_by_role("dialog", name="It has ended already")).to_be_visible()
+    assert accessibility_problems(page) == []
 
 
 def test_a_key_is_found_by_its_beginning_and_revoked(open_panel: OpenPanel) -> None:
