@@ -18,6 +18,7 @@ from core.validation import is_storable
 
 REVISION_LEVEL = 21  # of messages: a revision's number, which the toast follows until the nodes have it
 REASON_LIMIT = 500
+_UNCHANGED = "Nothing to save: it is as it was."
 Signature: TypeAlias = dict[str, Any]
 _T = TypeVar("_T")
 
@@ -30,15 +31,16 @@ def signature(request: PanelRequest, reason: str = "") -> Signature:
 
 
 @contextmanager
-def saving(request: PanelRequest, reason: str = "") -> Iterator[Signature]:
-    """One revision around use-cases, which get the signature it yields; afterwards a toast says what came of it."""
+def saving(request: PanelRequest, reason: str = "", *, unchanged: str = _UNCHANGED) -> Iterator[Signature]:
+    """One revision around use-cases, which get the signature it yields; afterwards a toast says what came of it:
+    ``unchanged`` where the configuration is as it was."""
     signed = signature(request, reason)
     with revision(**signed) as change:
         yield signed
     if change.changes:
         announce(request, change.number)
     else:
-        messages.info(request, "Nothing to save: it is as it was.")
+        messages.info(request, unchanged)
 
 
 def announce(request: PanelRequest, number: int) -> None:
@@ -94,12 +96,14 @@ def confirm(
     act: Callable[[Signature], object],
     done: Callable[[], HttpResponse],
     context: Context,
+    unchanged: str = _UNCHANGED,
 ) -> HttpResponse:
-    """A dialog that says what an action will do, and the action. A refusal is shown in the dialog."""
+    """A dialog that says what an action will do, and the action. A refusal is shown in the dialog; ``unchanged`` is
+    said afterwards where the action changes no configuration."""
     if request.method != "POST":
         return fragment(request, template, context)
     try:
-        with saving(request, request.POST.get("reason", "")) as signed:
+        with saving(request, request.POST.get("reason", ""), unchanged=unchanged) as signed:
             act(signed)
     except (ClientFault, PolicyDenied) as fault:
         response = fragment(request, template, {**context, "fault": fault}, status=fault.status)

@@ -278,6 +278,7 @@ def end_user_sessions_end(request: PanelRequest, pk: str) -> HttpResponse:
         act=act,
         done=lambda: HttpResponseRedirect(reverse("panel:end_users_one", args=[pk])),
         context={"row": row, "url": request.path},
+        unchanged=f"All sessions of {row.username} have ended.",
     )
 
 
