@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from sys import intern
 from typing import Any
 
@@ -217,12 +218,12 @@ def apply_delta(snapshot: Snapshot, index: RecordIndex, delta: RecordDelta, revi
         token,
         _changed_keys(snapshot.keys, index.digests, put["api_key"], drop["api_key"]),
         _changed_by_id(snapshot.applications, put["application"], drop["application"]),
-        _changed_services(snapshot.services, index.names, put["service"], drop["service"]),
+        _changed_by_name(snapshot.services, index.names, put["service"], drop["service"], attrgetter("name")),
         _changed_routes(snapshot.routes, index.routes, put["route"], drop["route"]),
         _changed_by_id(snapshot.queue_routes, put["queue_route"], drop["queue_route"]),
         snapshot.public.changed(put["application"], former),
         _changed_gateway(snapshot.gateway, put["gateway"], drop["gateway"]),
-        _changed_issuers(snapshot.issuers, index.issuers, put["issuer"], drop["issuer"]),
+        _changed_by_name(snapshot.issuers, index.issuers, put["issuer"], drop["issuer"], attrgetter("issuer")),
         limits=snapshot.limits.changed(put["limit"], drop["limit"]),
         certificates=snapshot.certificates.changed(put["application"], former),
     )
@@ -250,36 +251,21 @@ def _changed_by_id(records: Mapping[str, Any], put: list[Any], drop: list[str]) 
     return changed
 
 
-def _changed_services(
-    services: Mapping[str, ServiceRecord], names: dict[str, str], put: list[ServiceRecord], drop: list[str]
-) -> Mapping[str, ServiceRecord]:
-    """Former names go first, so that services can trade names within one revision."""
+def _changed_by_name(
+    records: Mapping[str, Any], names: dict[str, str], put: list[Any], drop: list[str], name_of: Callable[[Any], str]
+) -> Mapping[str, Any]:
+    """``names``: present ones, by id. Former names go first, so that records can trade names within one revision."""
     if not put and not drop:
-        return services
-    changed = dict(services)
-    for service_id in _touched(put, drop):
-        name = names.pop(service_id, None)
+        return records
+    changed = dict(records)
+    for record_id in _touched(put, drop):
+        name = names.pop(record_id, None)
         if name is not None:
             changed.pop(name, None)
-    for service in put:
-        changed[service.name] = service
-        names[service.id] = service.name
-    return changed
-
-
-def _changed_issuers(
-    issuers: Mapping[str, IssuerRecord], claims: dict[str, str], put: list[IssuerRecord], drop: list[str]
-) -> Mapping[str, IssuerRecord]:
-    if not put and not drop:
-        return issuers
-    changed = dict(issuers)
-    for issuer_id in _touched(put, drop):
-        claim = claims.pop(issuer_id, None)
-        if claim is not None:
-            changed.pop(claim, None)
-    for issuer in put:
-        changed[issuer.issuer] = issuer
-        claims[issuer.id] = issuer.issuer
+    for record in put:
+        name = name_of(record)
+        changed[name] = record
+        names[record.id] = name
     return changed
 
 
