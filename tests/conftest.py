@@ -82,6 +82,18 @@ def start_module_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cal
 
 
 @pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The default database: "postgres", which the test's mark has made, or "sqlite", as an embedded gateway has it."""
+    from tests.agents import sqlite_database  # Django's models load after this file
+
+    if request.param == "postgres":
+        yield "postgres"
+    else:
+        with request.getfixturevalue("django_db_blocker").unblock(), sqlite_database(tmp_path / "portcullis.sqlite3"):
+            yield "sqlite"
+
+
+@pytest.fixture
 def api(db: None, settings: Any, tmp_path: Path) -> Any:
     """A client of the admin API whose every request carries a key that may do everything."""
     from tests.admin_api import admin_with_key, client_with_key  # Django's models load after this file

@@ -19,7 +19,7 @@ from gateway_project.dataplane.agent_link import AgentLink
 from gateway_project.processes import ROOT
 from routing.models import DiscoveredTarget, ServiceConfig, ServiceVersion, TargetStatus
 from routing.registration import create_token, register, signature, signing_key
-from tests.agents import Bench, Play, on_both_databases, play_in, sqlite_database
+from tests.agents import Bench, Play, on_both_databases, play_in
 from tests.links import new_link, until
 from tests.name_server import NameServer
 from tests.private_servers import PrivateRedis
@@ -63,15 +63,6 @@ async def finds(link: AgentLink, *expected: str) -> None:
 
 
 # --- registered by HTTP --------------------------------------------------------------------------------------------
-@pytest.fixture
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "postgres":
-        yield "postgres"
-    else:
-        with request.getfixturevalue("django_db_blocker").unblock(), sqlite_database(tmp_path / "portcullis.sqlite3"):
-            yield "sqlite"
-
-
 def put(service: ServiceConfig, instance: str, url: str, seconds: float = 60) -> None:
     values = {"version": "v1", "url": url, "expires_at": Now() + timedelta(seconds=seconds)}
     DiscoveredTarget.objects.update_or_create(service=service, instance=instance, defaults=values)

@@ -4,7 +4,6 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,21 +26,12 @@ from gateway_project.agent.writer import clean
 from gateway_project.dataplane.agent_link import AgentLink
 from keys.models import ApiKey, KeyCaller
 from routing.models import Route, ServiceConfig, ServiceVersion
-from tests.agents import Bench, Play, on_both_databases, play_in, sqlite_database
+from tests.agents import Bench, Play, on_both_databases, play_in
 from tests.links import until
 from tests.random_config import ACTOR, RandomConfig, delete, new_key
 from tests.snapshots import answers, built
 
 pytestmark = [on_both_databases, pytest.mark.usefixtures("database")]
-
-
-@pytest.fixture
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "postgres":
-        yield "postgres"  # the mark has made it
-    else:
-        with request.getfixturevalue("django_db_blocker").unblock(), sqlite_database(tmp_path / "portcullis.sqlite3"):
-            yield "sqlite"
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,7 @@ from django.db import connection
 
 from access.models import LimitUse, LimitViolation, QuotaUse
 from core.faults import InternalFault
-from tests.agents import Bench, Play, on_both_databases, play_in, sqlite_database
-
-
-@pytest.fixture
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "postgres":
-        yield "postgres"  # the mark has made it
-    else:
-        with request.getfixturevalue("django_db_blocker").unblock(), sqlite_database(tmp_path / "portcullis.sqlite3"):
-            yield "sqlite"
+from tests.agents import Bench, Play, on_both_databases, play_in
 
 
 @pytest.fixture

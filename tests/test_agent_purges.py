@@ -1,6 +1,5 @@
 """From an admin's purge to the workers of a host: at once, after an outage of the agent, after a restored backup."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,24 +15,14 @@ from routing.cache.dropping import Rule
 from routing.cache.purges import PurgeBook
 from routing.cache_purges import MOST_TOLD, purge_cache, purges_after
 from routing.models import CachePurge
-from tests.agents import Bench, Play, on_both_databases, play_in, sqlite_database
+from tests.agents import Bench, Play, on_both_databases, play_in
 from tests.links import until
 
 ANN = Actor("user", "1", "ann")
 
 
 @pytest.fixture
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
-    if request.param == "postgres":
-        yield
-    else:
-        request.getfixturevalue("django_db_blocker").unblock()
-        with sqlite_database(tmp_path / "portcullis.sqlite3"):
-            yield
-
-
-@pytest.fixture
-def play(database: None, tmp_path: Path, settings: Any) -> Play:
+def play(database: str, tmp_path: Path, settings: Any) -> Play:
     return play_in(tmp_path, settings)
 
 

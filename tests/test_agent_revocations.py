@@ -2,7 +2,7 @@
 backup, which revives nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from access.tokens.identity import Identity
 from access.tokens.revocations import Revocations
 from gateway_project.agent.database import DatabaseAway
 from gateway_project.agent.revocations import RevocationFollower
-from tests.agents import Bench, Play, on_both_databases, play_in, sqlite_database
+from tests.agents import Bench, Play, on_both_databases, play_in
 from tests.links import new_link, until
 
 on_postgres = pytest.mark.parametrize(
@@ -27,17 +27,7 @@ on_postgres = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
-    if request.param == "postgres":
-        yield
-    else:
-        request.getfixturevalue("django_db_blocker").unblock()
-        with sqlite_database(tmp_path / "portcullis.sqlite3"):
-            yield
-
-
-@pytest.fixture
-def play(database: None, tmp_path: Path, settings: Any) -> Play:
+def play(database: str, tmp_path: Path, settings: Any) -> Play:
     return play_in(tmp_path, settings)
 
 

@@ -2,14 +2,12 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import closing
 
 import httpx
 import pytest
 
 from tests.gateway_process import GatewayFactory, GatewayProcess, eventually, migrate
-from tests.gateway_traffic import NO_LIMIT, connect_to, create, echo, panel_api
+from tests.gateway_traffic import NO_LIMIT, connect_to, create, panel_api
 from tests.private_servers import PrivatePostgres
 from tests.raw_http import Answer, request
 from tests.scripted_upstream import Upstream
@@ -17,12 +15,6 @@ from tests.scripted_upstream import Upstream
 pytestmark = pytest.mark.private_postgres
 PASSWORD = "correct horse battery"
 WORKERS = ("worker-0", "worker-1")
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with closing(Upstream(echo)) as upstream:
-        yield upstream
 
 
 def log_in(gateway: GatewayProcess, username: str) -> httpx.Response:

@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -14,13 +13,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from keys.credential import generate
-from tests.gateway_process import GatewayFactory, GatewayProcess, eventually, migrate
+from tests.gateway_process import GatewayFactory, GatewayProcess, eventually
 from tests.gateway_traffic import (
     Shop,
     ask,
     connect_to,
     create,
-    echo,
     new_key,
     open_shop,
     panel_api,
@@ -40,23 +38,6 @@ MAIL = "/api/v1/notifications/email"
 SERVICE = "/admin/routing/services/orders"
 AT_ONCE = {"Prefer": "wait=0"}
 PATIENTLY = {"Prefer": "wait=10"}
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with closing(Upstream(echo)) as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PrivatePostgres]:
-    server = PrivatePostgres()
-    try:
-        server.start()
-        migrate(server.url)
-        yield server
-    finally:
-        server.destroy()
 
 
 @pytest.fixture(scope="module")

@@ -10,31 +10,14 @@ from hashlib import sha256
 import httpx
 import pytest
 
-from tests.gateway_process import GatewayFactory, GatewayProcess, eventually, migrate
-from tests.gateway_traffic import NO_LIMIT, Shop, Traffic, ask, create, echo, open_shop, panel_api, traffic
+from tests.gateway_process import GatewayFactory, GatewayProcess, eventually
+from tests.gateway_traffic import NO_LIMIT, Shop, Traffic, ask, create, open_shop, panel_api, traffic
 from tests.private_servers import PrivatePostgres
 from tests.scripted_upstream import Upstream
 
 PUBLIC = "/api/v1/orders/public"
 BODY = b"0123456789abcdef" * 4096
 OK, AWAY = (200, ""), (503, "dependency_unavailable")
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with closing(Upstream(echo)) as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PrivatePostgres]:
-    server = PrivatePostgres()
-    try:
-        server.start()
-        migrate(server.url)
-        yield server
-    finally:
-        server.destroy()
 
 
 def asked(gateway: GatewayProcess, path: str, key: str | None = None) -> tuple[int, str]:
